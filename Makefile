@@ -1,0 +1,113 @@
+# qkdn - one Makefile, explicit lists, everything under $(BUILD).
+#
+#   make              every program and library, into build/bin and build/lib
+#   make check        every test        make demo     two nodes and a key
+#   make install      DESTDIR=… prefix=…
+#   make SANITIZE=address,undefined BUILD=build/asan check-unit
+#   make V=1          shows the commands
+
+VERSION := 0.1.0
+BUILD   ?= build
+prefix  ?= /usr/local
+CC      ?= cc
+PKG_CONFIG ?= pkg-config
+Q := $(if $(V),,@)
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef
+HARDEN := -fstack-protector-strong -fPIC
+ifneq ($(SANITIZE),)
+OPT := -O1 -g -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=$(SANITIZE)
+else
+OPT ?= -O2 -g -D_FORTIFY_SOURCE=2
+endif
+# gc-sections: rpcgen puts the dispatchers of both directions of a reference point into one file
+LDFLAGS += -Wl,--gc-sections -Wl,-z,relro,-z,now
+CPPFLAGS += -D_GNU_SOURCE -DQKDN_VERSION=\"$(VERSION)\" -MMD -MP \
+	-Ilib/base -Ilib/conf -Ilib/rpc -Ilib/otp -Ilib/keystore -Ilib/route -Iclient -I$(BUILD)/idl \
+	$(shell $(PKG_CONFIG) --cflags libtirpc)
+CFLAGS_ALL := -std=gnu11 $(OPT) $(HARDEN) -ffunction-sections -fdata-sections $(CFLAGS)
+LIBS := $(shell $(PKG_CONFIG) --libs libtirpc libssl libcrypto libevent_core libconfig lmdb jansson) -lpthread -lm
+
+all: programs
+
+# ---- the wire: rpcgen's stubs, made here, never edited ---------------------------------------
+# rpcgen is run inside idl/ (it writes the include path as it was given its argument), does not
+# overwrite, and compiles with warnings: hence the copy, the rm and the flags of their own.
+IDL := common key ak kq1 kq2 kx1 kx2
+IDL_HEADERS := $(IDL:%=$(BUILD)/idl/%.h)
+IDL_OBJECTS := $(IDL:%=$(BUILD)/idl/%_xdr.o) \
+	$(foreach x,$(filter-out common key,$(IDL)),$(BUILD)/idl/$(x)_clnt.o $(BUILD)/idl/$(x)_svc.o)
+
+define rpcgen_rule
+$(BUILD)/idl/%$(1): idl/%.x
+	@mkdir -p $$(@D)
+	$(Q)rm -f $$@ && cd idl && rpcgen -C -M $(2) -o $(abspath $(BUILD))/idl/$$*$(1) $$*.x
+endef
+$(eval $(call rpcgen_rule,.h,-h))
+$(eval $(call rpcgen_rule,_xdr.c,-c))
+$(eval $(call rpcgen_rule,_clnt.c,-l))
+$(eval $(call rpcgen_rule,_svc.c,-m))
+.PRECIOUS: $(BUILD)/idl/%.h $(BUILD)/idl/%_xdr.c $(BUILD)/idl/%_clnt.c $(BUILD)/idl/%_svc.c
+
+$(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
+
+# ---- libraries --------------------------------------------------------------------------------
+BASE     := base env_event env_virtual file id log secret status
+CONF     :=
+RPC      :=
+OTP      :=
+KEYSTORE :=
+ROUTE    :=
+
+OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)
+OBJECTS_conf     := $(CONF:%=$(BUILD)/lib/conf/%.o)
+OBJECTS_rpc      := $(RPC:%=$(BUILD)/lib/rpc/%.o)
+OBJECTS_otp      := $(OTP:%=$(BUILD)/lib/otp/%.o)
+OBJECTS_keystore := $(KEYSTORE:%=$(BUILD)/lib/keystore/%.o)
+OBJECTS_route    := $(ROUTE:%=$(BUILD)/lib/route/%.o)
+OBJECTS_lib := $(foreach l,base conf rpc otp keystore route,$(OBJECTS_$(l)))
+
+# What every program may link; the linker takes what is used.
+$(BUILD)/libinternal.a: $(OBJECTS_lib) $(IDL_OBJECTS)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/%.o: %.c | $(IDL_HEADERS)
+	@mkdir -p $(@D)
+	$(Q)echo "  CC $<"; $(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(WARN) -c -o $@ $<
+
+# ---- programs ---------------------------------------------------------------------------------
+# A program is a name and its own sources.
+PROGRAMS :=
+
+define program_rule
+$(BUILD)/bin/$(1): $$($(1):%.c=$(BUILD)/%.o) $(BUILD)/libinternal.a
+	@mkdir -p $$(@D)
+	$(Q)echo "  LD $(1)"; $$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+OBJECTS_programs += $$($(1):%.c=$(BUILD)/%.o)
+endef
+$(foreach p,$(PROGRAMS),$(eval $(call program_rule,$(p))))
+
+programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
+
+# ---- tests ------------------------------------------------------------------------------------
+# Units: tests/unit/test_NAME.c, one cmocka program each.
+UNITS := base
+
+$(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
+	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
+
+check: all check-unit
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all programs check check-unit clean
+.DELETE_ON_ERROR:
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d)
+
+.SECONDARY:

@@ -1,0 +1,202 @@
+/* env_event.c - env over libevent. Posts from other threads come through an eventfd. */
+#include "env_event.h"
+
+#include <event2/event.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "secret.h"
+
+struct post {
+	env_cb cb;
+	void *arg;
+	struct post *next;
+};
+
+struct env_event {
+	struct env env;
+	struct event_base *base;
+	struct event *wakeup;
+	int wakeup_fd;
+	pthread_mutex_t lock; /* over the three below */
+	struct post *first, **last;
+	bool woken;
+};
+
+struct env_timer {
+	struct event *event;
+	env_cb cb;
+	void *arg;
+};
+
+static uint64_t read_clock(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t event_mono(struct env *env)
+{
+	(void)env;
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+static uint64_t event_utc(struct env *env)
+{
+	(void)env;
+	return read_clock(CLOCK_REALTIME);
+}
+
+static void timer_fired(evutil_socket_t fd, short what, void *arg)
+{
+	struct env_timer *t = arg;
+
+	(void)fd;
+	(void)what;
+	t->cb(t->arg);
+}
+
+static struct env_timer *event_timer_new(struct env *env, env_cb cb, void *arg)
+{
+	struct env_timer *t = xcalloc(1, sizeof *t);
+
+	t->cb = cb;
+	t->arg = arg;
+	t->event = evtimer_new(env_event_base(env), timer_fired, t);
+	if (t->event == NULL)
+		log_fatal("no memory for a timer");
+	return t;
+}
+
+static void event_timer_set(struct env_timer *t, uint64_t after_ns)
+{
+	struct timeval tv = { .tv_sec = (time_t)(after_ns / NS_PER_S),
+		              .tv_usec = (suseconds_t)(after_ns % NS_PER_S / NS_PER_US) };
+
+	evtimer_add(t->event, &tv);
+}
+
+static void event_timer_stop(struct env_timer *t)
+{
+	evtimer_del(t->event);
+}
+
+static void event_timer_free(struct env_timer *t)
+{
+	event_free(t->event);
+	free(t);
+}
+
+static void event_post(struct env *env, env_cb cb, void *arg)
+{
+	struct env_event *e = container_of(env, struct env_event, env);
+	struct post *p = xcalloc(1, sizeof *p);
+	bool wake;
+
+	p->cb = cb;
+	p->arg = arg;
+	pthread_mutex_lock(&e->lock);
+	*e->last = p;
+	e->last = &p->next;
+	wake = !e->woken;
+	e->woken = true;
+	pthread_mutex_unlock(&e->lock);
+	if (wake && eventfd_write(e->wakeup_fd, 1) != 0)
+		log_fatal("waking the event loop failed");
+}
+
+static void run_posts(evutil_socket_t fd, short what, void *arg)
+{
+	struct env_event *e = arg;
+	struct post *p, *next;
+	eventfd_t count;
+
+	(void)what;
+	if (eventfd_read(fd, &count) != 0)
+		return;
+	pthread_mutex_lock(&e->lock);
+	p = e->first;
+	e->first = NULL;
+	e->last = &e->first;
+	e->woken = false;
+	pthread_mutex_unlock(&e->lock);
+	for (; p != NULL; p = next) {
+		next = p->next;
+		p->cb(p->arg);
+		free(p);
+	}
+}
+
+static void event_random(struct env *env, void *p, size_t len)
+{
+	(void)env;
+	secret_random(p, len);
+}
+
+static const struct env_ops event_ops = {
+	event_mono,       event_utc,        event_timer_new, event_timer_set,
+	event_timer_stop, event_timer_free, event_post,      event_random,
+};
+
+struct env *env_event_new(void)
+{
+	struct env_event *e = xcalloc(1, sizeof *e);
+	struct event_config *config = event_config_new();
+
+	e->env.ops = &event_ops;
+	e->last = &e->first;
+	pthread_mutex_init(&e->lock, NULL);
+	if (config != NULL)
+		event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+	e->base = config != NULL ? event_base_new_with_config(config) : NULL;
+	if (config != NULL)
+		event_config_free(config);
+	e->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (e->base != NULL && e->wakeup_fd >= 0)
+		e->wakeup = event_new(e->base, e->wakeup_fd, EV_READ | EV_PERSIST, run_posts, e);
+	if (e->wakeup == NULL || event_add(e->wakeup, NULL) != 0) {
+		env_event_free(&e->env);
+		return NULL;
+	}
+	return &e->env;
+}
+
+void env_event_free(struct env *env)
+{
+	struct env_event *e = container_of(env, struct env_event, env);
+	struct post *p, *next;
+
+	if (e->wakeup != NULL)
+		event_free(e->wakeup);
+	for (p = e->first; p != NULL; p = next) {
+		next = p->next;
+		free(p);
+	}
+	if (e->wakeup_fd >= 0)
+		close(e->wakeup_fd);
+	if (e->base != NULL)
+		event_base_free(e->base);
+	pthread_mutex_destroy(&e->lock);
+	free(e);
+}
+
+struct event_base *env_event_base(struct env *env)
+{
+	return container_of(env, struct env_event, env)->base;
+}
+
+void env_event_run(struct env *env)
+{
+	event_base_dispatch(env_event_base(env));
+}
+
+void env_event_stop(struct env *env)
+{
+	event_base_loopbreak(env_event_base(env));
+}

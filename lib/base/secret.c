@@ -1,0 +1,89 @@
+/* secret.c - key bytes in OpenSSL's secure heap. */
+#include "secret.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "log.h"
+
+enum { STACK_TO_BURN = 16 * 1024, SMALLEST_SECRET = 32 };
+
+enum status secret_init(size_t heap_bytes, struct err *e)
+{
+	struct rlimit limit = { .rlim_cur = 0, .rlim_max = 0 };
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_MEMLOCK, &limit);
+	}
+	if (prctl(PR_SET_DUMPABLE, 0) != 0)
+		return err_set(e, ST_INTERNAL, "making the process undumpable: %s", strerror(errno));
+	/* 1: locked; 2: usable, but some of it could not be protected */
+	if (CRYPTO_secure_malloc_init(heap_bytes, SMALLEST_SECRET) != 1)
+		return err_set(e, ST_CONFIGURATION,
+		               "locking %zu KiB of memory for keys: raise the limit on locked memory "
+		               "(ulimit -l, or LimitMEMLOCK= in the unit)",
+		               heap_bytes / 1024);
+	return ST_OK;
+}
+
+void secret_alloc(struct secret *s, size_t len)
+{
+	s->bytes = len > 0 ? OPENSSL_secure_zalloc(len) : NULL;
+	s->len = len;
+	if (len > 0 && s->bytes == NULL)
+		log_fatal("no locked memory left for %zu key bytes", len);
+}
+
+void secret_free(struct secret *s)
+{
+	OPENSSL_secure_clear_free(s->bytes, s->len);
+	s->bytes = NULL;
+	s->len = 0;
+}
+
+void secret_copy(struct secret *to, const void *bytes, size_t len)
+{
+	secret_alloc(to, len);
+	if (len > 0)
+		memcpy(to->bytes, bytes, len);
+}
+
+void secret_move(struct secret *to, struct secret *from)
+{
+	*to = *from;
+	from->bytes = NULL;
+	from->len = 0;
+}
+
+bool secret_equal(const struct secret *a, const struct secret *b)
+{
+	return a->len == b->len && secret_bytes_equal(a->bytes, b->bytes, a->len);
+}
+
+void secret_wipe(void *p, size_t len)
+{
+	OPENSSL_cleanse(p, len);
+}
+
+bool secret_bytes_equal(const void *a, const void *b, size_t len)
+{
+	return len == 0 || CRYPTO_memcmp(a, b, len) == 0;
+}
+
+__attribute__((noinline)) void secret_burn_stack(void)
+{
+	uint8_t below[STACK_TO_BURN];
+
+	OPENSSL_cleanse(below, sizeof below);
+}
+
+void secret_random(void *p, size_t len)
+{
+	if (RAND_priv_bytes(p, (int)len) != 1)
+		log_fatal("the random source failed: no key material can be drawn");
+}

@@ -1,0 +1,196 @@
+/*
+ * keystore.h - keys at rest.
+ *
+ * A pool is a directed stream of key bytes that two KMs share at the same offsets. Offsets count
+ * bytes from 0, never wrap and are never used twice. Of a pool this store knows
+ *
+ *     head <= ready <= tail
+ *
+ * Bytes below head are gone for good. Between head and ready lie bytes that both ends are known to
+ * hold: they may be taken. Between ready and tail lie bytes that are stored and durable but not yet
+ * agreed with the peer. A hole (a void range) may be anywhere; what is in a hole cannot be taken.
+ *
+ * All work on the store is done in transactions: a function that the store runs in its writer
+ * thread, together with others in one commit (group commit), and reports as done in the loop's
+ * thread only after that commit is durable. So: nothing leaves before it is durable.
+ *
+ * The store knows neither RPC nor links nor routes.
+ */
+#ifndef QKDN_KEYSTORE_H
+#define QKDN_KEYSTORE_H
+
+#include "env.h"
+#include "id.h"
+#include "secret.h"
+#include "status.h"
+
+struct ks;
+struct ks_txn;
+
+enum ks_backend { KS_LMDB, KS_MEMORY };
+
+struct ks_options {
+	enum ks_backend backend;
+	struct env *env;             /* done callbacks are posted to it */
+	const char *directory;       /* LMDB: mode 0700, made if missing */
+	const char *master_key_file; /* LMDB: 32 bytes, mode 0600; made with ks_master_key_make */
+	uint64_t max_bytes;          /* LMDB: size of the map, a bound on the file; 0: 64 GiB */
+	bool inline_writer;          /* no thread: work runs, and is committed, inside ks_submit, and done is posted */
+};
+
+/* Refuses loose modes, a wrong master key, a damaged or a newer store, and an older copy put
+ * back (doc/key-store.md), each with a text that says what to do. */
+MUST_CHECK enum status ks_open(struct ks **ks, const struct ks_options *o, struct err *e);
+
+/* Waits until all submitted work is durable and reported to nobody any more; wipes. */
+void ks_close(struct ks *ks);
+
+/* Writes a fresh master key to a file of mode 0600; refuses to overwrite. */
+MUST_CHECK enum status ks_master_key_make(const char *path, struct err *e);
+
+/*
+ * Runs work(txn, arg) in the writer's thread. Unless it returns ST_OK, nothing it did stays. Then
+ * done(status, arg) runs in the loop's thread: after the commit for ST_OK, ST_STORAGE where the
+ * commit failed (nothing happened). Order: works run and are reported in the order of submission.
+ *
+ * work may be run more than once (when another work in the same batch had to be undone), so it
+ * sets what it returns through arg anew each time, and touches nothing but the txn and arg.
+ * Secrets it hands out through arg are allocated with secret_alloc; a re-run frees them first.
+ */
+typedef enum status (*ks_work)(struct ks_txn *t, void *arg);
+typedef void (*ks_done)(enum status s, void *arg);
+void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
+
+/* ---- pools -------------------------------------------------------------------------------- */
+
+enum ks_pool_kind { KS_POOL_LINK, KS_POOL_AUTH, KS_POOL_KSA };
+
+struct ks_pool_desc {
+	struct id id;
+	enum ks_pool_kind kind;
+	char source[NAME_MAX_LEN + 1];      /* KM at the sending end: only it chooses ranges */
+	char destination[NAME_MAX_LEN + 1]; /* KM at the receiving end */
+	char link[NAME_MAX_LEN + 1];        /* QKD link, "" for KS_POOL_KSA */
+};
+
+struct ks_pool {
+	struct ks_pool_desc desc;
+	bool retired;
+	uint64_t head, ready, tail;
+	uint64_t stock;    /* bytes present in [head, ready) and not assigned */
+	uint64_t unready;  /* bytes present in [ready, tail) */
+	uint64_t assigned; /* bytes assigned and not yet delivered */
+	uint64_t voided;   /* bytes given up since the pool was made */
+};
+
+/* ST_OK if it exists with the same description; ST_CONFLICT if with another. */
+MUST_CHECK enum status ks_pool_create(struct ks_txn *t, const struct ks_pool_desc *d);
+MUST_CHECK enum status ks_pool_get(struct ks_txn *t, const struct id *pool, struct ks_pool *p);
+/* Calls each for every pool, stops when it returns false. */
+void ks_pool_each(struct ks_txn *t, bool (*each)(const struct ks_pool *p, void *arg), void *arg);
+/* Voids what it holds and refuses everything later (ST_KEY_GONE). A tombstone stays. */
+MUST_CHECK enum status ks_pool_retire(struct ks_txn *t, const struct id *pool);
+
+/* Stores len bytes at offset. The same bytes there already: ST_OK, nothing changes. Others: ST_CONFLICT.
+ * Below ready, or in a range taken or voided: ST_KEY_GONE. Beyond tail a hole is left, which may be
+ * filled as long as ready has not passed it. */
+MUST_CHECK enum status ks_append(struct ks_txn *t, const struct id *pool, uint64_t offset,
+                                 const uint8_t *bytes, size_t len);
+
+/* Moves ready forward (never back: ST_CONFLICT); holes that it passes stay holes for good. */
+MUST_CHECK enum status ks_settle(struct ks_txn *t, const struct id *pool, uint64_t ready);
+
+/* Copies len bytes at offset without consuming them, at or above head: for tags. ST_KEY_GONE where a byte is missing. */
+MUST_CHECK enum status ks_read(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
+                               struct secret *out);
+
+/*
+ * Takes the next bytes from head: one contiguous run of at most max and at least min bytes, a multiple
+ * of granule, starting at a multiple of granule above pool offset 0. Head moves behind it, remnants and holes that are
+ * skipped count as voided. ST_TOO_FEW_KEYS, with nothing changed, if no such run is ready. out may be
+ * NULL where the bytes are not wanted.
+ */
+MUST_CHECK enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max,
+                               size_t granule, uint64_t *offset, struct secret *out);
+
+/* The other end of a take: exactly that range, ready, whole and unassigned; ST_TOO_FEW_KEYS where it is not
+ * ready yet, ST_REPLAYED where any of it was taken or voided before. Needs not be at head. */
+MUST_CHECK enum status ks_take_at(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
+                                  struct secret *out);
+
+/* Gives up whatever is present in the range, assigned or not. *erased (may be NULL) is how many bytes
+ * that were. A range above tail is marked so that it can never be filled. */
+MUST_CHECK enum status ks_void(struct ks_txn *t, const struct id *pool, uint64_t offset, uint64_t len,
+                               uint64_t *erased);
+
+/* Voids everything below offset that is not assigned, and moves head up to it. */
+MUST_CHECK enum status ks_void_below(struct ks_txn *t, const struct id *pool, uint64_t offset);
+
+/* ---- assignments: keys that wait for an application at this end ----------------------------- */
+
+struct ks_assignment {
+	uint64_t offset;
+	uint32_t key_len; /* bytes of one key */
+	uint32_t count;
+	char source[NAME_MAX_LEN + 1];      /* application that requested them at the other end */
+	char destination[NAME_MAX_LEN + 1]; /* application that may fetch them here */
+	uint64_t expires;                   /* UTC nanoseconds; voided by ks_expire after it */
+};
+
+/* Assigns a ready, whole, unassigned range (as ks_take_at). The same assignment again: ST_OK. */
+MUST_CHECK enum status ks_assign(struct ks_txn *t, const struct id *pool, const struct ks_assignment *a);
+
+/* Delivers one key, once: durable as delivered with this commit. ST_UNKNOWN_KEY_ID: offset is no key's
+ * start; ST_DENIED: assigned to other applications; ST_KEY_GONE: delivered, expired or voided. */
+MUST_CHECK enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset,
+                                  const char *source, const char *destination, struct secret *out);
+
+/* Withdraws a whole assignment: ST_KEY_GONE if any key of it was delivered (nothing changes then);
+ * ST_OK if it is voided now or was before. */
+MUST_CHECK enum status ks_unassign(struct ks_txn *t, const struct id *pool, uint64_t offset, uint64_t len);
+
+/* Voids undelivered keys whose time is over, at most most_rows assignments a call. *bytes: how much. */
+MUST_CHECK enum status ks_expire(struct ks_txn *t, uint64_t utc_now, unsigned most_rows, uint64_t *bytes);
+
+/* ---- key IDs --------------------------------------------------------------------------------- */
+
+/* The ID of the key at offset of a pool, the same at both ends: a keyed permutation (AES-256 under a key
+ * derived from the pool's ID) of offset and length, inverted without an index. Any thread. */
+void ks_key_id(const struct id *pool, uint64_t offset, uint32_t key_len, struct id *key_id);
+/* false: no key of this pool has that ID. */
+MUST_CHECK bool ks_key_id_invert(const struct id *pool, const struct id *key_id, uint64_t *offset,
+                                 uint32_t *key_len);
+
+/* ---- notes: small durable facts of the core, in the same commit as the keys they are about --- */
+
+enum { KS_NOTE_KEY_MAX = 200, KS_NOTE_MAX = 65536 };
+
+/* Sealed like keys, though they hold none. key is any byte string up to KS_NOTE_KEY_MAX. */
+MUST_CHECK enum status ks_note_put(struct ks_txn *t, const void *key, size_t key_len, const void *value,
+                                   size_t len);
+/* The value is copied into room; *len is its length. ST_NOT_FOUND; ST_BAD_REQUEST when room is too small. */
+MUST_CHECK enum status ks_note_get(struct ks_txn *t, const void *key, size_t key_len, void *room,
+                                   size_t room_len, size_t *len);
+MUST_CHECK enum status ks_note_delete(struct ks_txn *t, const void *key, size_t key_len); /* ST_OK if absent */
+/* Every note whose key begins with prefix, in the order of keys, until each returns false. */
+void ks_note_each(struct ks_txn *t, const void *prefix, size_t prefix_len,
+                  bool (*each)(const void *key, size_t key_len, const void *value, size_t len, void *arg),
+                  void *arg);
+
+/* ---- the store as a whole ------------------------------------------------------------------------ */
+
+struct ks_stats {
+	uint64_t key_bytes;   /* present, all pools */
+	uint64_t file_bytes;  /* on disk */
+	uint64_t commits, works, works_failed;
+};
+void ks_stats(struct ks *ks, struct ks_stats *s); /* any thread */
+
+/* Wraps the data keys under a new master key, while running: reads it from path (32 bytes, 0600). */
+void ks_rotate_master_key(struct ks *ks, const char *path, ks_done done, void *arg);
+
+/* Makes a new data key, seals everything under it in steps, then destroys the old one: the end of the
+ * erase horizon for what was spent before. done is called when the old one is gone. */
+void ks_rotate_data_key(struct ks *ks, ks_done done, void *arg);
+
+#endif

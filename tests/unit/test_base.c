@@ -1,0 +1,135 @@
+/* test_base.c - identifiers, statuses, bounded logs, files, the virtual clock. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "env_virtual.h"
+#include "file.h"
+#include "id.h"
+#include "log.h"
+
+static void id_text_round_trip(void **state)
+{
+	const char *text = "00112233-4455-6677-8899-aabbccddeeff";
+	char back[ID_TEXT_LEN];
+	struct id id;
+
+	(void)state;
+	assert_true(id_parse(&id, text));
+	assert_int_equal(id.bytes[15], 0xff);
+	id_format(&id, back);
+	assert_string_equal(back, text);
+	assert_false(id_parse(&id, "00112233-4455-6677-8899-aabbccddeef"));
+	assert_false(id_parse(&id, "00112233-4455-6677-8899-aabbccddeefg"));
+	assert_false(id_parse(&id, "001122334-455-6677-8899-aabbccddeeff"));
+}
+
+static void names_fit_a_uri_and_a_file(void **state)
+{
+	(void)state;
+	assert_true(name_is_valid("alice-1.lab_A"));
+	assert_false(name_is_valid(""));
+	assert_false(name_is_valid("../x"));
+	assert_false(name_is_valid("a b"));
+	assert_false(name_is_valid("-n"));
+	assert_false(name_is_valid("01234567890123456789012345678901234567890123456789012345678901234"));
+}
+
+static void errors_carry_context(void **state)
+{
+	struct err e;
+
+	(void)state;
+	assert_int_equal(err_set(&e, ST_STORAGE, "disk %d", 3), ST_STORAGE);
+	assert_int_equal(err_prefix(&e, "opening"), ST_STORAGE);
+	assert_string_equal(e.text, "opening: disk 3");
+	assert_string_equal(status_name(ST_TOO_FEW_KEYS), "too-few-keys");
+	assert_int_equal(status_exit_code(ST_TOO_FEW_KEYS), 3);
+}
+
+static void log_lines_are_bounded(void **state)
+{
+	struct log_limit limit = { .interval_ns = NS_PER_S, .burst = 3 };
+	unsigned held_back, passed = 0;
+
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		passed += log_limit_pass(&limit, NS_PER_S, &held_back);
+	assert_int_equal(passed, 3);
+	assert_true(log_limit_pass(&limit, 3 * NS_PER_S, &held_back));
+	assert_int_equal(held_back, 7);
+}
+
+static void private_files_are_checked(void **state)
+{
+	char path[] = "/tmp/qkdn-test-XXXXXX";
+	struct secret s = { NULL, 0 };
+	struct err e;
+
+	(void)state;
+	close(mkstemp(path));
+	assert_int_equal(file_write(path, "secret", 6, 0600, &e), ST_OK);
+	assert_int_equal(file_read_secret(path, 6, &s, &e), ST_OK);
+	assert_int_equal(s.len, 6);
+	secret_free(&s);
+	assert_int_equal(file_read_secret(path, 5, &s, &e), ST_CONFIGURATION);
+	assert_int_equal(chmod(path, 0640), 0);
+	assert_int_equal(file_read_secret(path, 6, &s, &e), ST_CONFIGURATION);
+	assert_non_null(strstr(e.text, "chmod"));
+	unlink(path);
+}
+
+struct ticks {
+	struct env *env;
+	struct env_timer *timer;
+	uint64_t at[4];
+	int count;
+};
+
+static void tick(void *arg)
+{
+	struct ticks *t = arg;
+
+	t->at[t->count++] = env_mono(t->env);
+	if (t->count < 3)
+		env_timer_set(t->env, t->timer, NS_PER_S);
+}
+
+static void virtual_clock_jumps(void **state)
+{
+	struct world *w = world_new(1);
+	struct ticks t = { .env = env_virtual_new(w) };
+
+	(void)state;
+	t.timer = env_timer_new(t.env, tick, &t);
+	env_timer_set(t.env, t.timer, 5 * NS_PER_S);
+	env_timer_set(t.env, t.timer, NS_PER_S); /* moved, not doubled */
+	world_run(w, 2 * NS_PER_S);
+	assert_int_equal(t.count, 2);
+	world_run(w, 10 * NS_PER_S);
+	assert_int_equal(t.count, 3);
+	assert_int_equal(t.at[2], 3 * NS_PER_S);
+	assert_int_equal(world_now(w), 12 * NS_PER_S);
+	env_timer_free(t.env, t.timer);
+	assert_false(world_step(w));
+	env_virtual_free(t.env);
+	world_free(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(id_text_round_trip),        cmocka_unit_test(names_fit_a_uri_and_a_file),
+		cmocka_unit_test(errors_carry_context),      cmocka_unit_test(log_lines_are_bounded),
+		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
