@@ -54,7 +54,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
 
 # ---- libraries --------------------------------------------------------------------------------
-BASE     := base env_event env_virtual file id log secret status
+BASE     := base daemon env_event env_virtual file id log secret status
 CONF     :=
 RPC      :=
 OTP      :=
@@ -93,7 +93,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
-UNITS := base
+UNITS := base daemon
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
