@@ -57,7 +57,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 BASE     := base daemon env_event env_virtual file id log secret status
 CONF     :=
 RPC      :=
-OTP      :=
+OTP      := otp
 KEYSTORE :=
 ROUTE    :=
 
@@ -93,7 +93,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
-UNITS := base daemon
+UNITS := base daemon otp
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
