@@ -56,9 +56,8 @@ struct rtls_procedure {
  */
 struct rtls_program {
 	uint32_t number, version;
-	const char *reference_point;                                /* "Kx-1" */
-	void (*dispatch)(struct svc_req *, SVCXPRT *);              /* rpcgen's foo_1; NULL: only called, never served */
-	int (*free_result)(SVCXPRT *, xdrproc_t, char *);           /* rpcgen's foo_1_freeresult, or NULL */
+	const char *reference_point;                   /* "Kx-1" */
+	void (*dispatch)(struct svc_req *, SVCXPRT *); /* rpcgen's foo_1; NULL: only called, never served */
 	const struct rtls_procedure *procedures;
 	bool traced;
 };
@@ -99,7 +98,9 @@ MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, st
 
 /* ---- serving -------------------------------------------------------------------------- */
 
-/* In a handler that rpcgen's dispatcher called. */
+/* In a handler that rpcgen's dispatcher called. The result it is given is not initialised by rpcgen:
+ * a handler that will return TRUE zeroes it first. A handler that returns FALSE without having called
+ * rtls_defer is answered for with SYSTEM_ERR. */
 void *rtls_context(struct svc_req *rq);
 struct rtls_conn *rtls_request_conn(struct svc_req *rq);
 const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the handler returns */
@@ -108,15 +109,21 @@ const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the 
  * for the token must follow. It sends result (encoded with xdr, then wiped and freed with
  * xdr_free) if the connection still stands, and returns whether it does: a handler of keys
  * learns so that they could not be sent. */
+/* Every foo_1_freeresult that rpcgen leaves to us is `return rtls_freeresult(xprt, xdr, result);`: wipes and
+ * frees the result, unless the call was deferred or refused and the result was never filled in. */
+int rtls_freeresult(SVCXPRT *xprt, xdrproc_t xdr, char *result);
+
 struct rtls_deferred;
 struct rtls_deferred *rtls_defer(struct svc_req *rq);
 bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result);
 
 /* ---- calling -------------------------------------------------------------------------- */
 
-/* ST_OK with the decoded result (wiped and freed when the callback returns); ST_TIMED_OUT;
- * ST_TRANSPORT: the connection was lost and the call may have been carried out;
- * ST_PEER_UNREACHABLE: it was never sent; ST_DENIED: the peer answered AUTH_ERROR. */
+/* ST_OK with the decoded result (wiped and freed when the callback returns); else result is NULL:
+ * ST_TIMED_OUT; ST_TRANSPORT: the connection was lost, or the answer was no proper one, and the
+ * call may have been carried out. Not carried out: ST_PEER_UNREACHABLE (never sent), ST_DENIED
+ * (the peer answered AUTH_ERROR), ST_UNSUPPORTED (it does not serve that), ST_BAD_REQUEST (it
+ * could not decode the arguments). */
 typedef void (*rtls_done)(enum status s, void *result, void *arg);
 
 struct rtls_call {
