@@ -1,8 +1,10 @@
 /* id.c - identifiers as text and back. */
 #include "id.h"
 
-#include <stdio.h>
+#include <openssl/evp.h>
 #include <string.h>
+
+#include "log.h"
 
 void id_format(const struct id *id, char text[ID_TEXT_LEN])
 {
@@ -58,6 +60,21 @@ bool id_is_zero(const struct id *id)
 	static const struct id zero;
 
 	return id_equal(id, &zero);
+}
+
+void id_derive(struct id *id, const char *label, const struct id *from, unsigned n)
+{
+	uint8_t text[128 + ID_LEN + 1], digest[32];
+	size_t len = strlen(label);
+
+	if (len > 128 || n > 255)
+		log_fatal("deriving an ID: label or number out of bounds");
+	memcpy(text, label, len);
+	memcpy(text + len, from->bytes, ID_LEN);
+	text[len + ID_LEN] = (uint8_t)n;
+	if (EVP_Digest(text, len + ID_LEN + 1, digest, NULL, EVP_sha256(), NULL) != 1)
+		log_fatal("deriving an ID: SHA-256 is not to be had");
+	memcpy(id->bytes, digest, ID_LEN);
 }
 
 bool name_is_valid(const char *name)

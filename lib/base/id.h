@@ -15,6 +15,9 @@ MUST_CHECK bool id_parse(struct id *id, const char *text); /* either case; exact
 bool id_equal(const struct id *a, const struct id *b);
 bool id_is_zero(const struct id *id);
 
+/* An ID that both ends of something compute alike: the head of SHA-256 over label, from and n. */
+void id_derive(struct id *id, const char *label, const struct id *from, unsigned n);
+
 /* A name of a KM, module, link, application …: 1 to 64 of [A-Za-z0-9._-], not starting with a dot
  * or dash, so that it can stand in a URI, a file name and a command line. */
 bool name_is_valid(const char *name);

@@ -1,16 +1,17 @@
-/* secret.c - key bytes in OpenSSL's secure heap. */
+/* secret.c - key bytes in OpenSSL's secure heap, or in a locked mapping where they are many. */
 #include "secret.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include "log.h"
 
-enum { STACK_TO_BURN = 16 * 1024, SMALLEST_SECRET = 32 };
+enum { STACK_TO_BURN = 16 * 1024, SMALLEST_SECRET = 32, LARGEST_IN_HEAP = 16 * 1024 };
 
 enum status secret_init(size_t heap_bytes, struct err *e)
 {
@@ -31,17 +32,43 @@ enum status secret_init(size_t heap_bytes, struct err *e)
 	return ST_OK;
 }
 
+/* Zeroed, locked and left out of dumps; NULL when memory is out. Where the limit on locked memory is
+ * reached the bytes are still wiped and undumpable, but could be swapped: said once. */
+static uint8_t *map_secret(size_t len)
+{
+	static bool told;
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, len, MADV_DONTDUMP);
+	if (mlock(p, len) != 0 && !told) {
+		told = true;
+		log_warning("key memory could not be locked (%s): raise the limit on locked memory",
+		            strerror(errno));
+	}
+	return p;
+}
+
 void secret_alloc(struct secret *s, size_t len)
 {
-	s->bytes = len > 0 ? OPENSSL_secure_zalloc(len) : NULL;
 	s->len = len;
-	if (len > 0 && s->bytes == NULL)
+	s->bytes = NULL;
+	if (len == 0)
+		return;
+	s->bytes = len > LARGEST_IN_HEAP ? map_secret(len) : OPENSSL_secure_zalloc(len);
+	if (s->bytes == NULL)
 		log_fatal("no locked memory left for %zu key bytes", len);
 }
 
 void secret_free(struct secret *s)
 {
-	OPENSSL_secure_clear_free(s->bytes, s->len);
+	if (s->len > LARGEST_IN_HEAP) {
+		OPENSSL_cleanse(s->bytes, s->len);
+		munmap(s->bytes, s->len);
+	} else {
+		OPENSSL_secure_clear_free(s->bytes, s->len);
+	}
 	s->bytes = NULL;
 	s->len = 0;
 }

@@ -1,9 +1,9 @@
 /*
  * secret.h - the one type that holds key bytes.
  *
- * The bytes live in OpenSSL's secure heap (locked, guarded, left out of core dumps),
- * are wiped when freed, compared in constant time and have no printable form.
- * Freeing wipes; nothing here frees without wiping.
+ * The bytes live in locked memory that is left out of core dumps: small ones in OpenSSL's secure
+ * heap, large ones in a mapping of their own. They are wiped when freed, compared in constant time
+ * and have no printable form. Nothing here frees without wiping.
  */
 #ifndef QKDN_SECRET_H
 #define QKDN_SECRET_H
