@@ -34,7 +34,7 @@ all: programs
 # ---- the wire: rpcgen's stubs, made here, never edited ---------------------------------------
 # rpcgen is run inside idl/ (it writes the include path as it was given its argument), does not
 # overwrite, and compiles with warnings: hence the copy, the rm and the flags of their own.
-IDL := common key ak kq1 kq2 kx1 kx2
+IDL := common key ak kq1 kq2 kx1 kx2 ck cx
 IDL_HEADERS := $(IDL:%=$(BUILD)/idl/%.h)
 IDL_OBJECTS := $(IDL:%=$(BUILD)/idl/%_xdr.o) \
 	$(foreach x,$(filter-out common key,$(IDL)),$(BUILD)/idl/$(x)_clnt.o $(BUILD)/idl/$(x)_svc.o)
