@@ -93,10 +93,13 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
-UNITS := base daemon otp
+UNITS := base daemon otp quantum_model
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+
+# What a test needs besides the libraries.
+$(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
@@ -108,6 +111,6 @@ clean:
 
 .PHONY: all programs check check-unit clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d)
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
 .SECONDARY:
