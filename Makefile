@@ -55,7 +55,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 
 # ---- libraries --------------------------------------------------------------------------------
 BASE     := base daemon env_event env_virtual file id log secret status
-CONF     :=
+CONF     := conf conf_value
 RPC      :=
 OTP      := otp
 KEYSTORE :=
@@ -94,6 +94,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base daemon otp quantum_model
+UNITS += conf
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)

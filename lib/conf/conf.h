@@ -27,6 +27,7 @@ enum conf_type {
 	CONF_STRINGS,  /* struct conf_strings: a list of strings */
 	CONF_GROUP,    /* a nested struct, described by sub */
 	CONF_LIST,     /* struct conf_list: a list of groups, each described by sub */
+	CONF_ADDRESSES, /* struct conf_strings: a list of strings, each as CONF_ADDRESS */
 };
 
 struct conf_strings {
@@ -53,10 +54,18 @@ struct conf_option {
 	const char *help;         /* one line, the same as in the manual page */
 };
 
-/* Fills the zeroed struct at settings. On failure everything allocated is freed again. */
+/*
+ * Fills the zeroed struct at settings. On failure everything allocated is freed again. What is not
+ * written gets its default, in groups that are not written too; only a group that is not required
+ * and not written but has required members stays zero as a whole.
+ */
 MUST_CHECK enum status conf_load(const char *path, const struct conf_option *options, void *settings,
                                  struct err *e);
 void conf_free(const struct conf_option *options, void *settings); /* leaves it zeroed */
 void conf_print(FILE *to, const struct conf_option *options, const void *settings);
+
+/* Splits "host:port", "[v6]:port", "host" or a bare IPv6 address. *port is 0 where none is written.
+ * The caller frees *host. false: it is none of these. */
+MUST_CHECK bool conf_address_split(const char *address, char **host, uint16_t *port);
 
 #endif
