@@ -24,7 +24,7 @@ endif
 # gc-sections: rpcgen puts the dispatchers of both directions of a reference point into one file
 LDFLAGS += -Wl,--gc-sections -Wl,-z,relro,-z,now
 CPPFLAGS += -D_GNU_SOURCE -DQKDN_VERSION=\"$(VERSION)\" -MMD -MP \
-	-Ilib/base -Ilib/conf -Ilib/rpc -Ilib/otp -Ilib/keystore -Ilib/route -Iclient -I$(BUILD)/idl \
+	-Ilib/base -Ilib/conf -Ilib/rpc -Ilib/otp -Ilib/keystore -Ilib/route -Iclient -Itools/ctl -I$(BUILD)/idl \
 	$(shell $(PKG_CONFIG) --cflags libtirpc)
 CFLAGS_ALL := -std=gnu11 $(OPT) $(HARDEN) -ffunction-sections -fdata-sections $(CFLAGS)
 LIBS := $(shell $(PKG_CONFIG) --libs libtirpc libssl libcrypto libevent_core libconfig lmdb jansson) -lpthread -lm
@@ -81,6 +81,11 @@ $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 # A program is a name and its own sources.
 PROGRAMS :=
 
+PROGRAMS += qkdnctl
+
+LADDER  := ladder ladder_svg ladder_text trace_log
+qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c $(LADDER:%=tools/ctl/%.c)
+
 define program_rule
 $(BUILD)/bin/$(1): $$($(1):%.c=$(BUILD)/%.o) $(BUILD)/libinternal.a
 	@mkdir -p $$(@D)
@@ -95,9 +100,13 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base daemon otp quantum_model
 UNITS += conf
+UNITS += ladder
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
+
+# Units of programs: their objects beside the libraries.
+$(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
