@@ -81,6 +81,9 @@ $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 # A program is a name and its own sources.
 PROGRAMS :=
 
+PROGRAMS += qkdn-pki
+qkdn-pki := tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
+
 PROGRAMS += qkdnctl
 
 LADDER  := ladder ladder_svg ladder_text trace_log
@@ -114,13 +117,15 @@ $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
-check: all check-unit
+check: all $(UNITS:%=$(BUILD)/tests/unit/test_%)
+	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
+		$(sort $(wildcard tests/integration/test_*.py))
 
 clean:
 	rm -rf $(BUILD)
 
 .PHONY: all programs check check-unit clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
 .SECONDARY:

@@ -1,0 +1,270 @@
+/* pki.c - qkdn-pki: main, and the subcommands that write. Secrets go to files, never to a terminal. */
+#include "pki.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ca.h"
+#include "log.h"
+
+static const struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *description;
+} commands[] = {
+	{ "init", pki_init, "make a certificate authority for a trust domain" },
+	{ "issue", pki_issue, "issue a certificate and its private key" },
+	{ "secret", pki_secret, "make the initial secret of a QKD link" },
+	{ "master-key", pki_master_key, "make the master key of a key store" },
+	{ "show", pki_show, "show what a certificate says" },
+};
+
+static void usage(FILE *to)
+{
+	fprintf(to, "Usage: qkdn-pki COMMAND [ARGUMENT…]\n\n");
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].description);
+	fprintf(to, "\n'qkdn-pki COMMAND --help' tells more; see qkdn-pki(8).\n");
+}
+
+static int failed(const struct err *e)
+{
+	log_error("%s", e->text);
+	return 1;
+}
+
+/* ---- init ----------------------------------------------------------------------------------- */
+
+struct init {
+	const char *directory, *domain;
+	int days;
+};
+
+static int parse_days(struct argp_state *state, const char *text)
+{
+	char *rest;
+	long days = strtol(text, &rest, 10);
+
+	if (*text == '\0' || *rest != '\0' || days == 0 || days < -36500 || days > 36500)
+		argp_error(state, "--days: '%s' is not a number of days other than 0", text);
+	return (int)days;
+}
+
+static error_t parse_init(int key, char *value, struct argp_state *state)
+{
+	struct init *o = state->input;
+
+	switch (key) {
+	case 'd':
+		o->domain = value;
+		return 0;
+	case 'D':
+		o->days = parse_days(state, value);
+		return 0;
+	case ARGP_KEY_ARG:
+		if (o->directory != NULL)
+			return ARGP_ERR_UNKNOWN;
+		o->directory = value;
+		return 0;
+	case ARGP_KEY_END:
+		if (o->directory == NULL)
+			argp_error(state, "which folder? give DIR");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+int pki_init(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "domain", 'd', "DOMAIN", 0, "Trust domain (default: lab.qkdn)", 0 },
+		{ "days", 'D', "N", 0, "Validity (default: 3650)", 0 },
+		{ NULL, 0, NULL, 0, NULL, 0 },
+	};
+	const struct argp argp = { options, parse_init, "DIR",
+		                   "Make a certificate authority: DIR/ca.crt and DIR/ca.key.", NULL, NULL, NULL };
+	struct init o = { .domain = "lab.qkdn", .days = 3650 };
+	struct err e;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	return ca_make(o.directory, o.domain, o.days, &e) == ST_OK ? 0 : failed(&e);
+}
+
+/* ---- issue ---------------------------------------------------------------------------------- */
+
+enum { NAMES_MAX = 32 };
+
+struct issue {
+	const char *directory, *out;
+	struct ca_request request;
+	const char *dns_names[NAMES_MAX], *addresses[NAMES_MAX];
+};
+
+static void append_name(struct argp_state *state, const char **names, size_t *count, const char *value)
+{
+	if (*count == NAMES_MAX)
+		argp_error(state, "more than %d names in one certificate", NAMES_MAX);
+	names[(*count)++] = value;
+}
+
+static void take_argument(struct argp_state *state, struct issue *o, const char *value)
+{
+	const char **slots[] = { &o->directory, &o->request.role, &o->request.name };
+
+	if (state->arg_num >= ARRAY_LEN(slots))
+		argp_error(state, "unexpected argument '%s'", value);
+	*slots[state->arg_num] = value;
+}
+
+static error_t parse_issue(int key, char *value, struct argp_state *state)
+{
+	struct issue *o = state->input;
+
+	switch (key) {
+	case 'n':
+		append_name(state, o->dns_names, &o->request.dns_count, value);
+		return 0;
+	case 'i':
+		append_name(state, o->addresses, &o->request.address_count, value);
+		return 0;
+	case 'o':
+		o->out = value;
+		return 0;
+	case 'D':
+		o->request.days = parse_days(state, value);
+		return 0;
+	case ARGP_KEY_ARG:
+		take_argument(state, o, value);
+		return 0;
+	case ARGP_KEY_END:
+		if (state->arg_num < 3)
+			argp_error(state, "give DIR, ROLE and NAME");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+int pki_issue(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "dns", 'n', "NAME", 0, "DNS name it is reached by; may be repeated", 0 },
+		{ "ip", 'i', "ADDRESS", 0, "IP address it is reached by; may be repeated", 0 },
+		{ "out", 'o', "PREFIX", 0, "Write PREFIX.crt and PREFIX.key (default: DIR/NAME)", 0 },
+		{ "days", 'D', "N", 0, "Validity (default: 365); -N: over since N days, for tests", 0 },
+		{ NULL, 0, NULL, 0, NULL, 0 },
+	};
+	const struct argp argp = { options, parse_issue, "DIR ROLE NAME",
+		                   "Issue a certificate for spiffe://DOMAIN/ROLE/NAME.\v"
+		                   "Roles: km, controller, manager, module, switch, relay-point, app, "
+		                   "user-manager, admin.",
+		                   NULL, NULL, NULL };
+	struct issue o = { .request = { .days = 365 } };
+	enum status status;
+	char *prefix;
+	struct ca *ca;
+	struct err e;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (ca_open(&ca, o.directory, &e) != ST_OK)
+		return failed(&e);
+	prefix = o.out != NULL ? xstrdup(o.out) : xasprintf("%s/%s", o.directory, o.request.name);
+	o.request.prefix = prefix;
+	o.request.dns_names = o.dns_names;
+	o.request.addresses = o.addresses;
+	status = ca_issue(ca, &o.request, &e);
+	free(prefix);
+	ca_free(ca);
+	return status == ST_OK ? 0 : failed(&e);
+}
+
+/* ---- secret, master-key ----------------------------------------------------------------------- */
+
+static error_t parse_file(int key, char *value, struct argp_state *state)
+{
+	const char **path = state->input;
+
+	switch (key) {
+	case ARGP_KEY_ARG:
+		if (*path != NULL)
+			argp_error(state, "unexpected argument '%s'", value);
+		*path = value;
+		return 0;
+	case ARGP_KEY_END:
+		if (*path == NULL)
+			argp_error(state, "which file? give FILE");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static int write_random(int argc, char **argv, const char *doc, size_t len)
+{
+	const struct argp argp = { NULL, parse_file, "FILE", doc, NULL, NULL, NULL };
+	const char *path = NULL;
+	struct err e;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &path);
+	return ca_write_random(path, len, &e) == ST_OK ? 0 : failed(&e);
+}
+
+int pki_secret(int argc, char **argv)
+{
+	return write_random(argc, argv,
+	                    "Make the initial secret of a QKD link: 4096 random bytes, mode 0600. "
+	                    "Both key managers of the link get the same file, by a safe way.",
+	                    CA_INITIAL_SECRET_LEN);
+}
+
+int pki_master_key(int argc, char **argv)
+{
+	return write_random(argc, argv, "Make the master key of a key store: 32 random bytes, mode 0600.",
+	                    CA_MASTER_KEY_LEN);
+}
+
+/* ---- main --------------------------------------------------------------------------------------- */
+
+/* argp's messages and --version say "qkdn-pki issue". */
+static int run(const struct command *c, int argc, char **argv)
+{
+	char *name = xasprintf("qkdn-pki %s", c->name);
+	int code;
+
+	argv[0] = name;
+	code = c->run(argc, argv);
+	free(name);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	struct err e;
+
+	argp_program_version = "qkdn-pki " QKDN_VERSION;
+	argp_err_exit_status = 1;
+	log_open("qkdn-pki", LOG_LEVEL_INFO);
+	if (argc < 2) {
+		usage(stderr);
+		return 1;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+		usage(stdout);
+		return 0;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		puts(argp_program_version);
+		return 0;
+	}
+	if (secret_init(1 << 16, &e) != ST_OK)
+		log_warning("%s", e.text);
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return run(&commands[i], argc - 1, argv + 1);
+	log_error("no such command: '%s'", argv[1]);
+	usage(stderr);
+	return 1;
+}
