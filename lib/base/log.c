@@ -26,7 +26,7 @@ static void log_line(enum log_level level, const char *fmt, va_list ap)
 	static const struct {
 		int priority;
 		const char *word;
-	} levels[] = { { 3, "error: " }, { 4, "warning: " }, { 6, "" }, { 7, "debug: " } };
+	} levels[] = { { 2, "fatal: " }, { 3, "error: " }, { 4, "warning: " }, { 6, "" }, { 7, "debug: " } };
 	char line[2048];
 	int saved_errno = errno, n, m;
 
@@ -71,7 +71,7 @@ void log_fatal(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	log_line(LOG_LEVEL_ERROR, fmt, ap);
+	log_line(LOG_LEVEL_FATAL, fmt, ap);
 	va_end(ap);
 	abort();
 }

@@ -10,9 +10,10 @@
 
 #include "base.h"
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum log_level { LOG_LEVEL_FATAL, LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* Call once in main. program is kept, not copied. */
+/* Call once in main. program is kept, not copied. LOG_LEVEL_FATAL is for libraries: nothing but the
+ * last words of a process that aborts. */
 void log_open(const char *program, enum log_level level);
 
 void log_error(const char *fmt, ...) PRINTF_LIKE(1, 2);

@@ -50,24 +50,29 @@ static uint8_t *map_secret(size_t len)
 	return p;
 }
 
+/* A process without a secure heap (an application that uses libqkdn), and one whose heap is full,
+ * gets a mapping for small secrets too. */
 void secret_alloc(struct secret *s, size_t len)
 {
 	s->len = len;
 	s->bytes = NULL;
 	if (len == 0)
 		return;
-	s->bytes = len > LARGEST_IN_HEAP ? map_secret(len) : OPENSSL_secure_zalloc(len);
+	if (len <= LARGEST_IN_HEAP && CRYPTO_secure_malloc_initialized())
+		s->bytes = OPENSSL_secure_zalloc(len);
+	if (s->bytes == NULL)
+		s->bytes = map_secret(len);
 	if (s->bytes == NULL)
 		log_fatal("no locked memory left for %zu key bytes", len);
 }
 
 void secret_free(struct secret *s)
 {
-	if (s->len > LARGEST_IN_HEAP) {
+	if (s->bytes != NULL && CRYPTO_secure_allocated(s->bytes)) {
+		OPENSSL_secure_clear_free(s->bytes, s->len);
+	} else if (s->bytes != NULL) {
 		OPENSSL_cleanse(s->bytes, s->len);
 		munmap(s->bytes, s->len);
-	} else {
-		OPENSSL_secure_clear_free(s->bytes, s->len);
 	}
 	s->bytes = NULL;
 	s->len = 0;

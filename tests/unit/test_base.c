@@ -86,6 +86,29 @@ static void private_files_are_checked(void **state)
 	unlink(path);
 }
 
+/* Without a heap (an application that uses libqkdn), with one, and with one that is full. */
+static void secrets_fit_anywhere(void **state)
+{
+	struct secret early, more[300];
+	struct err e;
+
+	(void)state;
+	secret_copy(&early, "early", 5);
+	assert_int_equal(secret_init(4096, &e), ST_OK);
+	for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+		secret_alloc(&more[i], 32);
+		memset(more[i].bytes, (int)i, 32);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+		assert_int_equal(more[i].bytes[31], (uint8_t)i);
+		secret_free(&more[i]);
+		assert_null(more[i].bytes);
+	}
+	assert_memory_equal(early.bytes, "early", 5);
+	secret_free(&early);
+	secret_free(&early);
+}
+
 struct ticks {
 	struct env *env;
 	struct env_timer *timer;
@@ -129,6 +152,7 @@ int main(void)
 		cmocka_unit_test(id_text_round_trip),        cmocka_unit_test(names_fit_a_uri_and_a_file),
 		cmocka_unit_test(errors_carry_context),      cmocka_unit_test(log_lines_are_bounded),
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
+		cmocka_unit_test(secrets_fit_anywhere),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
