@@ -56,7 +56,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 # ---- libraries --------------------------------------------------------------------------------
 BASE     := base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
-RPC      :=
+RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
 KEYSTORE :=
 ROUTE    :=
@@ -104,6 +104,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 UNITS := base daemon otp quantum_model
 UNITS += conf
 UNITS += ladder
+UNITS += rpc
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
@@ -112,6 +113,20 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
+# The tests of lib/rpc have a program of their own, made by rpcgen like the suite's, and certificates.
+ECHO := $(addprefix $(BUILD)/tests/unit/echo,.h _xdr.c _clnt.c _svc.c)
+$(ECHO) &: tests/unit/echo.x
+	@mkdir -p $(BUILD)/tests/unit
+	$(Q)rm -f $(ECHO) && cd tests/unit && out=$(abspath $(BUILD))/tests/unit/echo && rpcgen -C -M -h -o $$out.h echo.x && \
+		rpcgen -C -M -c -o $${out}_xdr.c echo.x && rpcgen -C -M -l -o $${out}_clnt.c echo.x && \
+		rpcgen -C -M -m -o $${out}_svc.c echo.x
+RPC_TEST_OBJECTS := $(filter %.o,$(ECHO:%.c=%.o)) $(BUILD)/tests/lib/test_pki.o
+$(filter %.o,$(RPC_TEST_OBJECTS)): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
+$(filter $(BUILD)/tests/unit/echo%.o,$(RPC_TEST_OBJECTS)): $(BUILD)/tests/unit/%.o: $(BUILD)/tests/unit/%.c
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
+$(BUILD)/tests/unit/test_rpc.o: CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
+$(BUILD)/tests/unit/test_rpc.o: | $(BUILD)/tests/unit/echo.h
+$(BUILD)/tests/unit/test_rpc: $(RPC_TEST_OBJECTS)
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)

@@ -1,0 +1,415 @@
+/* endpoint.c - programs, rights, listeners. */
+#include "endpoint.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "env_event.h"
+
+enum { ACCEPTS_PER_WAKEUP = 64, LISTEN_BACKLOG = 256 };
+
+#define PARKED_NS (500 * NS_PER_MS)
+
+static void set_defaults(struct rtls_options *o)
+{
+	if (o->max_record == 0)
+		o->max_record = 2 * 1024 * 1024;
+	if (o->output_high_water == 0)
+		o->output_high_water = 4 * 1024 * 1024;
+	if (o->max_connections == 0)
+		o->max_connections = 1000;
+	if (o->max_per_peer_calls == 0)
+		o->max_per_peer_calls = 4096;
+	if (o->handshake_ns == 0)
+		o->handshake_ns = 10 * NS_PER_S;
+	if (o->record_ns == 0)
+		o->record_ns = 30 * NS_PER_S;
+}
+
+static void flush_all(evutil_socket_t fd, short what, void *arg)
+{
+	struct rtls_endpoint *ep = arg;
+	struct rtls_conn *conn;
+
+	(void)fd;
+	(void)what;
+	while ((conn = ep->flush_list) != NULL) {
+		ep->flush_list = conn->flush_next;
+		conn->flush_is_due = false;
+		conn_flush(conn);
+		conn_release(conn);
+	}
+}
+
+/* What must not run in the turn that caused it: whoever is late, and connections with more to read. */
+static void run_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct rtls_endpoint *ep = arg;
+	struct rtls_conn *conn, *next = ep->again_list;
+
+	(void)fd;
+	(void)what;
+	ep->again_list = NULL;
+	while ((conn = next) != NULL) {
+		next = conn->again_next;
+		conn->again_is_due = false;
+		if (!conn->closed)
+			conn_process(conn);
+		conn_release(conn);
+	}
+	call_run_failed(ep);
+}
+
+enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct rtls_credentials *c,
+                              const struct rtls_options *o, struct err *e)
+{
+	struct rtls_endpoint *fresh = xcalloc(1, sizeof *fresh);
+	enum status s = trace_open(&fresh->trace, o->trace_path, e);
+
+	if (s != ST_OK) {
+		free(fresh);
+		return s;
+	}
+	fresh->env = env;
+	fresh->base = env_event_base(env);
+	fresh->credentials = tls_credentials_ref(c);
+	fresh->self = *rtls_credentials_identity(c);
+	fresh->options = *o;
+	set_defaults(&fresh->options);
+	fresh->options.trace_path = NULL; /* the caller's */
+	deadlines_init(&fresh->deadlines, env);
+	fresh->flush_event = event_new(fresh->base, -1, 0, flush_all, fresh);
+	fresh->again_event = evtimer_new(fresh->base, run_again, fresh);
+	if (fresh->flush_event == NULL || fresh->again_event == NULL)
+		log_fatal("no memory for an endpoint");
+	fresh->failed_last = &fresh->failed;
+	env_random(env, &fresh->next_xid, sizeof fresh->next_xid);
+	fresh->limit = (struct log_limit){ .interval_ns = NS_PER_S / 2, .burst = 20 };
+	*ep = fresh;
+	return ST_OK;
+}
+
+static void listeners_free(struct rtls_endpoint *ep)
+{
+	struct listener *l, *next;
+
+	for (l = ep->listeners; l != NULL; l = next) {
+		next = l->next;
+		deadline_clear(&ep->deadlines, &l->parked);
+		event_free(l->event);
+		close(l->fd);
+		free(l);
+	}
+	ep->listeners = NULL;
+}
+
+static void programs_free(struct rtls_endpoint *ep)
+{
+	struct program *p, *next;
+
+	for (p = ep->programs; p != NULL; p = next) {
+		next = p->next;
+		free(p->rights);
+		free(p);
+	}
+}
+
+static void conns_free(struct rtls_endpoint *ep)
+{
+	while (ep->conns != NULL)
+		conn_close(ep->conns, "the endpoint ends");
+	for (struct rtls_conn *c; (c = ep->flush_list) != NULL;) {
+		ep->flush_list = c->flush_next;
+		conn_release(c);
+	}
+	for (struct rtls_conn *c; (c = ep->again_list) != NULL;) {
+		ep->again_list = c->again_next;
+		conn_release(c);
+	}
+}
+
+void rtls_endpoint_free(struct rtls_endpoint *ep)
+{
+	if (ep == NULL)
+		return;
+	rpcbind_withdraw(ep);
+	listeners_free(ep);
+	peers_free(ep);
+	conns_free(ep);
+	call_run_failed(ep);
+	event_free(ep->flush_event);
+	event_free(ep->again_event);
+	deadlines_free(&ep->deadlines);
+	programs_free(ep);
+	trace_close(ep->trace);
+	rtls_credentials_free(ep->credentials);
+	free(ep);
+}
+
+void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c)
+{
+	struct rtls_credentials *old = ep->credentials;
+
+	ep->credentials = tls_credentials_ref(c);
+	rtls_credentials_free(old);
+}
+
+void rtls_watch_conns(struct rtls_endpoint *ep, rtls_watch watch, void *arg)
+{
+	ep->watch = watch;
+	ep->watch_arg = arg;
+}
+
+void endpoint_warn(struct rtls_endpoint *ep, const char *fmt, ...)
+{
+	char text[512];
+	unsigned held_back;
+	va_list ap;
+
+	if (!log_limit_pass(&ep->limit, env_mono(ep->env), &held_back))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	if (held_back > 0)
+		log_warning("%s (and %u such lines before it were held back)", text, held_back);
+	else
+		log_warning("%s", text);
+}
+
+/* ---- programs and rights -------------------------------------------------------------------------- */
+
+uint64_t endpoint_role_bit(struct rtls_endpoint *ep, const char *role, size_t len)
+{
+	unsigned i;
+
+	for (i = 0; i < ep->role_count; i++)
+		if (strlen(ep->roles[i]) == len && memcmp(ep->roles[i], role, len) == 0)
+			return UINT64_C(1) << i;
+	if (i == ROLES_MAX || len > RTLS_ROLE_MAX)
+		return 0;
+	memcpy(ep->roles[i], role, len);
+	ep->role_count++;
+	return UINT64_C(1) << i;
+}
+
+static uint64_t role_bits(struct rtls_endpoint *ep, const char *roles)
+{
+	uint64_t bits = 0;
+
+	for (size_t len; *(roles += strspn(roles, " ")) != '\0'; roles += len) {
+		len = strcspn(roles, " ");
+		bits |= endpoint_role_bit(ep, roles, len);
+	}
+	return bits;
+}
+
+void rtls_add_program(struct rtls_endpoint *ep, const struct rtls_program *program, void *context)
+{
+	struct program *p = xcalloc(1, sizeof *p);
+
+	p->is = *program;
+	p->context = context;
+	for (const struct rtls_procedure *q = program->procedures; q != NULL && q->request != NULL; q++) {
+		if (q->number >= PROCEDURES_MAX)
+			log_fatal("procedure %u of program 0x%x is beyond what a table may hold", q->number,
+			          program->number);
+		if (q->number >= p->count)
+			p->count = q->number + 1;
+	}
+	p->rights = xcalloc(p->count, sizeof *p->rights);
+	for (const struct rtls_procedure *q = program->procedures; q != NULL && q->request != NULL; q++) {
+		p->rights[q->number].procedure = q;
+		p->rights[q->number].roles = q->roles != NULL ? role_bits(ep, q->roles) : 0;
+	}
+	p->next = ep->programs;
+	ep->programs = p;
+}
+
+struct program *endpoint_program(struct rtls_endpoint *ep, uint32_t number, uint32_t version)
+{
+	struct program *p;
+
+	for (p = ep->programs; p != NULL; p = p->next)
+		if (p->is.number == number && p->is.version == version)
+			return p;
+	return NULL;
+}
+
+struct program *endpoint_served(struct rtls_endpoint *ep, uint32_t number, uint32_t version, uint32_t *low,
+                                uint32_t *high)
+{
+	*low = UINT32_MAX;
+	*high = 0;
+	for (struct program *p = ep->programs; p != NULL; p = p->next) {
+		if (p->is.number != number || p->is.dispatch == NULL)
+			continue;
+		if (p->is.version == version)
+			return p;
+		*low = p->is.version < *low ? p->is.version : *low;
+		*high = p->is.version > *high ? p->is.version : *high;
+	}
+	return NULL;
+}
+
+/* ---- listeners ---------------------------------------------------------------------------------------- */
+
+static void address_text(const struct sockaddr_storage *address, char text[ADDRESS_TEXT_MAX])
+{
+	char host[INET6_ADDRSTRLEN] = "?";
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
+
+	if (address->ss_family == AF_INET6) {
+		inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host);
+		snprintf(text, ADDRESS_TEXT_MAX, "[%s]:%u", host, ntohs(v6->sin6_port));
+	} else {
+		inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host);
+		snprintf(text, ADDRESS_TEXT_MAX, "%s:%u", host, ntohs(v4->sin_port));
+	}
+}
+
+static void unpark(struct deadline *d)
+{
+	struct listener *l = container_of(d, struct listener, parked);
+
+	event_add(l->event, NULL);
+}
+
+/* Out of descriptors, or of memory: accepting again at once would only spin. */
+static void park(struct listener *l)
+{
+	endpoint_warn(l->ep, "accepting connections: %s; trying again in half a second", strerror(errno));
+	event_del(l->event);
+	deadline_set(&l->ep->deadlines, &l->parked, PARKED_NS);
+}
+
+static bool makes_room(struct rtls_endpoint *ep)
+{
+	struct rtls_conn *c;
+
+	if (ep->conn_count < ep->options.max_connections)
+		return true;
+	for (c = ep->conns; c != NULL && (!c->accepted || c->established); c = c->next)
+		;
+	if (c == NULL)
+		return false;
+	conn_close(c, "others want its place, and it has not shown who it is");
+	return true;
+}
+
+static void accept_some(evutil_socket_t fd, short what, void *arg)
+{
+	struct listener *l = arg;
+
+	(void)what;
+	for (int i = 0; i < ACCEPTS_PER_WAKEUP; i++) {
+		struct sockaddr_storage peer;
+		socklen_t len = sizeof peer;
+		char text[ADDRESS_TEXT_MAX];
+		int got = accept4(fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return;
+		if (got < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
+			park(l);
+			return;
+		}
+		if (got < 0)
+			continue; /* that connection is gone already */
+		address_text(&peer, text);
+		if (makes_room(l->ep)) {
+			conn_accept(l->ep, got, text);
+			continue;
+		}
+		endpoint_warn(l->ep, "refused a connection from %s: %u connections are open, which is the limit",
+		              text, l->ep->conn_count);
+		close(got);
+	}
+}
+
+/* Splits "host:port" or "[host]:port". */
+static bool split_address(const char *address, char *host, size_t room, const char **port)
+{
+	const char *colon = strrchr(address, ':');
+	size_t len = colon != NULL ? (size_t)(colon - address) : 0;
+
+	if (len >= 2 && address[0] == '[' && address[len - 1] == ']') {
+		address++;
+		len -= 2;
+	}
+	if (len == 0 || len >= room)
+		return false;
+	memcpy(host, address, len);
+	host[len] = '\0';
+	*port = colon + 1;
+	return true;
+}
+
+static int listen_at(const struct addrinfo *a)
+{
+	static const int on = 1;
+	int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+
+	if (fd < 0)
+		return -1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	if (a->ai_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+	if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
+		int error = errno;
+
+		close(fd);
+		errno = error;
+		return -1;
+	}
+	return fd;
+}
+
+enum status rtls_listen(struct rtls_endpoint *ep, const char *address, struct err *e)
+{
+	const struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+		                        .ai_socktype = SOCK_STREAM };
+	struct addrinfo *a;
+	struct listener *l, **last = &ep->listeners;
+	socklen_t len = sizeof l->address;
+	char host[128];
+	const char *port;
+	int fd;
+
+	if (!split_address(address, host, sizeof host, &port) || getaddrinfo(host, port, &hints, &a) != 0)
+		return err_set(e, ST_CONFIGURATION,
+		               "listening at %s: not an address and port like 192.0.2.1:7001 or [::1]:7001", address);
+	fd = listen_at(a);
+	freeaddrinfo(a);
+	if (fd < 0)
+		return err_set(e, ST_CONFIGURATION, "listening at %s: %s", address, strerror(errno));
+	l = xcalloc(1, sizeof *l);
+	l->ep = ep;
+	l->fd = fd;
+	l->parked.passed = unpark;
+	getsockname(fd, (struct sockaddr *)&l->address, &len);
+	l->event = event_new(ep->base, fd, EV_READ | EV_PERSIST, accept_some, l);
+	if (l->event == NULL || event_add(l->event, NULL) != 0)
+		log_fatal("no memory for a listener");
+	while (*last != NULL)
+		last = &(*last)->next;
+	*last = l;
+	return ST_OK;
+}
+
+uint16_t rtls_port(const struct rtls_endpoint *ep)
+{
+	const struct listener *l = ep->listeners;
+
+	if (l == NULL)
+		return 0;
+	if (l->address.ss_family == AF_INET6)
+		return ntohs(((const struct sockaddr_in6 *)&l->address)->sin6_port);
+	return ntohs(((const struct sockaddr_in *)&l->address)->sin_port);
+}
