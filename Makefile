@@ -105,6 +105,7 @@ UNITS := base daemon otp quantum_model
 UNITS += conf
 UNITS += ladder
 UNITS += rpc
+UNITS += quantum_link
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
@@ -128,6 +129,7 @@ $(BUILD)/tests/unit/test_rpc.o: CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
 $(BUILD)/tests/unit/test_rpc.o: | $(BUILD)/tests/unit/echo.h
 $(BUILD)/tests/unit/test_rpc: $(RPC_TEST_OBJECTS)
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
+$(BUILD)/tests/unit/test_quantum_link: $(addprefix $(BUILD)/server/quantum/,model.o key_block.o qkd_module.o qkd_link.o)
 
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
@@ -141,6 +143,6 @@ clean:
 
 .PHONY: all programs check check-unit clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
 .SECONDARY:
