@@ -81,8 +81,9 @@ $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 # A program is a name and its own sources.
 PROGRAMS :=
 
-PROGRAMS += qkdn-pki
+PROGRAMS += qkdn-pki qkdn-lab
 qkdn-pki := tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
+qkdn-lab := $(patsubst %,tools/lab/%.c,main lab topology files netns daemons process) tools/pki/ca.c
 
 PROGRAMS += qkdnctl
 
