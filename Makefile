@@ -105,7 +105,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 UNITS := base daemon otp quantum_model
 UNITS += conf
 UNITS += ladder
-UNITS += rpc
+UNITS += rpc rpc_wire rpc_bind
 UNITS += quantum_link
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
@@ -117,20 +117,21 @@ $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 # What a test needs besides the libraries.
 # The tests of lib/rpc have a program of their own, made by rpcgen like the suite's, and certificates.
 ECHO := $(addprefix $(BUILD)/tests/unit/echo,.h _xdr.c _clnt.c _svc.c)
+RPC_TESTS := rpc rpc_wire rpc_bind
+ECHO_OBJECTS := $(patsubst %.c,%.o,$(filter %.c,$(ECHO)))
+RPC_TEST_OBJECTS := $(ECHO_OBJECTS) $(BUILD)/tests/lib/test_pki.o $(BUILD)/tests/lib/echo_ends.o
 $(ECHO) &: tests/unit/echo.x
 	@mkdir -p $(BUILD)/tests/unit
-	$(Q)rm -f $(ECHO) && cd tests/unit && out=$(abspath $(BUILD))/tests/unit/echo && rpcgen -C -M -h -o $$out.h echo.x && \
-		rpcgen -C -M -c -o $${out}_xdr.c echo.x && rpcgen -C -M -l -o $${out}_clnt.c echo.x && \
-		rpcgen -C -M -m -o $${out}_svc.c echo.x
-RPC_TEST_OBJECTS := $(filter %.o,$(ECHO:%.c=%.o)) $(BUILD)/tests/lib/test_pki.o
-$(filter %.o,$(RPC_TEST_OBJECTS)): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
-$(filter $(BUILD)/tests/unit/echo%.o,$(RPC_TEST_OBJECTS)): $(BUILD)/tests/unit/%.o: $(BUILD)/tests/unit/%.c
+	$(Q)rm -f $(ECHO) && cd tests/unit && out=$(abspath $(BUILD))/tests/unit/echo && \
+		rpcgen -C -M -h -o $$out.h echo.x && rpcgen -C -M -c -o $${out}_xdr.c echo.x && \
+		rpcgen -C -M -l -o $${out}_clnt.c echo.x && rpcgen -C -M -m -o $${out}_svc.c echo.x
+$(ECHO_OBJECTS): $(BUILD)/tests/unit/%.o: $(BUILD)/tests/unit/%.c
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
-$(BUILD)/tests/unit/test_rpc.o: CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
-$(BUILD)/tests/unit/test_rpc.o: | $(BUILD)/tests/unit/echo.h
-$(BUILD)/tests/unit/test_rpc: $(RPC_TEST_OBJECTS)
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 $(BUILD)/tests/unit/test_quantum_link: $(addprefix $(BUILD)/server/quantum/,model.o key_block.o qkd_module.o qkd_link.o)
+$(RPC_TEST_OBJECTS) $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
+$(BUILD)/tests/lib/echo_ends.o $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): | $(BUILD)/tests/unit/echo.h
+$(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
 
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done

@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+
 struct pending {
 	UT_hash_handle hh;
 	uint32_t xid;
@@ -217,6 +218,8 @@ static enum status decode_result(struct pending *p, uint8_t *body, size_t len)
 
 	xdrmem_create(&x, (char *)body, (u_int)len, XDR_DECODE);
 	done = p->call.xdr_result(&x, p->result) && xdr_getpos(&x) == len;
+	if (!done)
+		rtls_wipe(p->call.xdr_result, p->result);
 	return done ? ST_OK : ST_TRANSPORT;
 }
 
@@ -239,7 +242,7 @@ static void finish(struct pending *p, enum status s, const char *token)
 	if (p->program != NULL)
 		trace_message(p, false, token);
 	p->call.done(s, s == ST_OK ? p->result : NULL, p->call.arg);
-	if (p->call.result_size > 0)
+	if (s == ST_OK)
 		rtls_wipe(p->call.xdr_result, p->result);
 	free(p);
 }

@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 
-#include "secret.h"
 
 struct request {
 	SVCXPRT xprt;
@@ -197,7 +196,7 @@ static const struct xp_ops xprt_ops = { xprt_recv,  xprt_stat,     xprt_getargs,
 int rtls_freeresult(SVCXPRT *xprt, xdrproc_t xdr, char *result)
 {
 	if (request_of(xprt)->result_is_set)
-		rtls_wipe(xdr, result);
+		rtls_wipe(xdr, result); /* not always whole: it may be what could not be encoded */
 	return TRUE;
 }
 

@@ -69,7 +69,7 @@ enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct
                               const struct rtls_options *o, struct err *e)
 {
 	struct rtls_endpoint *fresh = xcalloc(1, sizeof *fresh);
-	enum status s = trace_open(&fresh->trace, o->trace_path, e);
+	enum status s = trace_open(&fresh->trace, o != NULL ? o->trace_path : NULL, e);
 
 	if (s != ST_OK) {
 		free(fresh);
@@ -79,7 +79,8 @@ enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct
 	fresh->base = env_event_base(env);
 	fresh->credentials = tls_credentials_ref(c);
 	fresh->self = *rtls_credentials_identity(c);
-	fresh->options = *o;
+	if (o != NULL)
+		fresh->options = *o;
 	set_defaults(&fresh->options);
 	fresh->options.trace_path = NULL; /* the caller's */
 	deadlines_init(&fresh->deadlines, env);
@@ -137,6 +138,7 @@ void rtls_endpoint_free(struct rtls_endpoint *ep)
 {
 	if (ep == NULL)
 		return;
+	ep->watch = NULL;
 	rpcbind_withdraw(ep);
 	listeners_free(ep);
 	peers_free(ep);

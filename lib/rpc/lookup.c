@@ -247,11 +247,12 @@ static bool start_thread(const struct lookup_request *r, int fd)
 
 struct lookup *lookup_start(struct event_base *base, const struct lookup_request *r, lookup_found found, void *arg)
 {
-	struct lookup *l = xcalloc(1, sizeof *l);
+	struct lookup *l;
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-		log_fatal("no socket pair for a lookup: %s", strerror(errno));
+		return NULL;
+	l = xcalloc(1, sizeof *l);
 	l->fd = pair[0];
 	l->found = found;
 	l->arg = arg;

@@ -36,7 +36,8 @@ MUST_CHECK bool lookup_numeric(const struct lookup_request *r, struct lookup_res
 /* Asks, and waits for the answers; at most about timeout_ms for rpcbind, DNS has its own time-outs. */
 void lookup_wait(const struct lookup_request *r, int timeout_ms, struct lookup_result *result);
 
-/* Asks in a thread of its own; found is called once from the loop, unless it is cancelled before. */
+/* Asks in a thread of its own; found is called once from the loop, unless it is
+ * cancelled before. NULL with errno: out of descriptors. */
 struct lookup;
 struct event_base;
 typedef void (*lookup_found)(const struct lookup_result *result, void *arg);

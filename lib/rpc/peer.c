@@ -7,7 +7,7 @@
  */
 #include "endpoint.h"
 
-#include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "lookup.h"
@@ -98,10 +98,15 @@ static void connect_now(struct rtls_peer *peer)
 {
 	struct lookup_result numeric;
 
-	if (lookup_numeric(&peer->request, &numeric))
+	if (lookup_numeric(&peer->request, &numeric)) {
 		connect_to(peer, &numeric.addresses[0]);
-	else
-		peer->lookup = lookup_start(peer->ep->base, &peer->request, found, peer);
+		return;
+	}
+	peer->lookup = lookup_start(peer->ep->base, &peer->request, found, peer);
+	if (peer->lookup == NULL) {
+		complain(peer, strerror(errno));
+		retry_later(peer);
+	}
 }
 
 struct rtls_peer *rtls_peer_new(struct rtls_endpoint *ep, const struct rtls_peer_options *o)

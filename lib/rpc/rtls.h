@@ -78,10 +78,13 @@ struct rtls_options {
 	const char *trace_path;      /* NULL: no trace; else lines are appended there */
 };
 
+/* o may be NULL: the defaults. */
 MUST_CHECK enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env,
                                          struct rtls_credentials *c, const struct rtls_options *o,
                                          struct err *e);
-void rtls_endpoint_free(struct rtls_endpoint *ep); /* withdraws from rpcbind, closes everything */
+/* Withdraws from rpcbind, closes everything; the callbacks of unanswered calls run before it returns, the
+ * watcher's do not. Never from a callback of the endpoint's own. A rtls_reply may still come later. */
+void rtls_endpoint_free(struct rtls_endpoint *ep);
 void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c); /* for new connections */
 
 /* Programs are served to whoever the table allows; context is what rtls_context gives the handlers.
@@ -92,8 +95,8 @@ void rtls_add_program(struct rtls_endpoint *ep, const struct rtls_program *progr
 MUST_CHECK enum status rtls_listen(struct rtls_endpoint *ep, const char *address, struct err *e);
 uint16_t rtls_port(const struct rtls_endpoint *ep); /* of the first listener */
 
-/* Registers every served program at every listener with the local rpcbind (tcp, tcp6), until the
- * endpoint is freed. required: a failure is an error; else it is logged as a warning. */
+/* Registers every served program with the local rpcbind, at the first listener of each address family (tcp, tcp6),
+ * until the endpoint is freed. Waits for rpcbind. required: a failure is an error; else it is logged as a warning. */
 MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, struct err *e);
 
 /* ---- serving -------------------------------------------------------------------------- */
