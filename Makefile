@@ -90,6 +90,10 @@ PROGRAMS += qkdnctl
 LADDER  := ladder ladder_svg ladder_text trace_log
 qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c $(LADDER:%=tools/ctl/%.c)
 
+PROGRAMS += qkdn-quantumd
+qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \
+	qkd_link.c qkd_module.c key_block.c model.c)
+
 define program_rule
 $(BUILD)/bin/$(1): $$($(1):%.c=$(BUILD)/%.o) $(BUILD)/libinternal.a
 	@mkdir -p $$(@D)
