@@ -59,7 +59,7 @@ CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
 KEYSTORE :=
-ROUTE    :=
+ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)
 OBJECTS_conf     := $(CONF:%=$(BUILD)/lib/conf/%.o)
@@ -107,18 +107,23 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base daemon otp quantum_model
+UNITS += route
 UNITS += conf
 UNITS += ladder
 UNITS += rpc rpc_wire rpc_bind
 UNITS += quantum_link
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)
 
 # Units of programs: their objects beside the libraries.
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
+# igraph is the independent implementation that routes are compared with.
+$(BUILD)/tests/unit/test_route $(BUILD)/tests/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)
+$(BUILD)/tests/unit/test_route.o $(BUILD)/tests/bench/bench_route.o: \
+	CPPFLAGS += $(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags igraph))
 # The tests of lib/rpc have a program of their own, made by rpcgen like the suite's, and certificates.
 ECHO := $(addprefix $(BUILD)/tests/unit/echo,.h _xdr.c _clnt.c _svc.c)
 RPC_TESTS := rpc rpc_wire rpc_bind
