@@ -110,7 +110,7 @@ UNITS := base daemon otp quantum_model
 UNITS += route
 UNITS += conf
 UNITS += ladder
-UNITS += rpc rpc_wire rpc_bind
+UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
@@ -126,7 +126,7 @@ $(BUILD)/tests/unit/test_route.o $(BUILD)/tests/bench/bench_route.o: \
 	CPPFLAGS += $(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags igraph))
 # The tests of lib/rpc have a program of their own, made by rpcgen like the suite's, and certificates.
 ECHO := $(addprefix $(BUILD)/tests/unit/echo,.h _xdr.c _clnt.c _svc.c)
-RPC_TESTS := rpc rpc_wire rpc_bind
+RPC_TESTS := rpc rpc_wire rpc_bind rpc_refusals
 ECHO_OBJECTS := $(patsubst %.c,%.o,$(filter %.c,$(ECHO)))
 RPC_TEST_OBJECTS := $(ECHO_OBJECTS) $(BUILD)/tests/lib/test_pki.o $(BUILD)/tests/lib/echo_ends.o
 $(ECHO) &: tests/unit/echo.x

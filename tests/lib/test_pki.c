@@ -87,7 +87,7 @@ struct test_pki *test_pki_new(void)
 	must(mkdtemp(pki->folder) != NULL);
 	pki->authority = test_pki_path(pki, "ca.crt");
 	pki->key = EVP_EC_gen("P-256");
-	pki->certificate = make(pki, pki->key, "test authority", false);
+	pki->certificate = make(pki, pki->key, pki->folder, false);
 	must(X509_set_issuer_name(pki->certificate, X509_get_subject_name(pki->certificate)) == 1);
 	extend(pki->certificate, pki->certificate, NID_basic_constraints, "critical,CA:TRUE");
 	extend(pki->certificate, pki->certificate, NID_key_usage, "critical,keyCertSign");

@@ -1,0 +1,658 @@
+/* test_rpc_refusals.c - what a hostile or a wrong peer meets: a refusal in the words of RFC 5531 and RFC 9289, or a closed
+ * connection, and everybody else served meanwhile. */
+#include "echo_ends.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "message.h"
+
+/* ---- a peer that may do anything ------------------------------------------------------------------------ */
+
+struct raw {
+	int fd;
+	SSL_CTX *context;
+	SSL *ssl;
+	uint8_t answer[512];
+	int len; /* of the answer; 0: the connection was closed */
+};
+
+static void raw_connect(struct raw *r, const struct background *g)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(rtls_port(g->b.bob.ep)) };
+	struct timeval patience = { 3, 0 };
+
+	memset(r, 0, sizeof *r);
+	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	r->fd = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	assert_int_equal(connect(r->fd, (struct sockaddr *)&at, sizeof at), 0);
+}
+
+static void raw_close(struct raw *r)
+{
+	SSL_free(r->ssl);
+	SSL_CTX_free(r->context);
+	close(r->fd);
+}
+
+static void raw_send(struct raw *r, const void *p, size_t len)
+{
+	if (r->ssl != NULL)
+		SSL_write(r->ssl, p, (int)len);
+	else if (send(r->fd, p, len, MSG_NOSIGNAL) < 0)
+		assert_true(errno == EPIPE || errno == ECONNRESET);
+}
+
+/* What comes next; len 0: the connection was closed. Fails after some seconds without either. */
+static void raw_read(struct raw *r)
+{
+	if (r->ssl != NULL) {
+		r->len = SSL_read(r->ssl, r->answer, sizeof r->answer);
+		if (r->len < 0)
+			assert_int_not_equal(SSL_get_error(r->ssl, r->len), SSL_ERROR_WANT_READ);
+	} else {
+		r->len = (int)recv(r->fd, r->answer, sizeof r->answer, 0);
+		assert_false(r->len < 0 && errno == EAGAIN);
+	}
+	if (r->len < 0)
+		r->len = 0;
+}
+
+static void raw_flush_buffer(struct raw *r, struct buffer *b)
+{
+	raw_send(r, buffer_at(b, 0), buffer_len(b));
+	buffer_free(b);
+}
+
+static void raw_call(struct raw *r, uint32_t program, uint32_t procedure, uint32_t flavor)
+{
+	const struct message_call call = { .xid = 5, .program = program, .version = 1, .procedure = procedure,
+		                           .flavor = flavor };
+	struct buffer b = { .bytes = NULL };
+	size_t begun = record_begin(&b);
+
+	message_put_call(&b, &call);
+	record_end(&b, begun);
+	raw_flush_buffer(r, &b);
+	raw_read(r);
+}
+
+static void assert_auth_error(const struct raw *r, enum auth_stat why)
+{
+	assert_int_equal(r->len, 24);
+	assert_int_equal(get32(r->answer + 4), 5);
+	assert_int_equal(get32(r->answer + 8), REPLY);
+	assert_int_equal(get32(r->answer + 12), MSG_DENIED);
+	assert_int_equal(get32(r->answer + 16), AUTH_ERROR);
+	assert_int_equal(get32(r->answer + 20), why);
+}
+
+static void assert_accepted(const struct raw *r, enum accept_stat stat)
+{
+	assert_true(r->len >= 28);
+	assert_int_equal(get32(r->answer + 12), MSG_ACCEPTED);
+	assert_int_equal(get32(r->answer + 24), stat);
+}
+
+/* Probe and handshake with app1's certificate. false: the server ended it. */
+static bool raw_tls(struct raw *r, const struct background *g, bool alpn, int version, const char *file)
+{
+	static const unsigned char protocol[] = "\6sunrpc";
+	char *certificate = xasprintf("%s.crt", file), *key = xasprintf("%s.key", file);
+	char *certificate_path = test_pki_path(echo_pki, certificate), *key_path = test_pki_path(echo_pki, key);
+	int done;
+
+	raw_connect(r, g);
+	raw_call(r, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+	assert_int_equal(r->len, 36);
+	r->context = SSL_CTX_new(TLS_client_method());
+	SSL_CTX_set_max_proto_version(r->context, version);
+	SSL_CTX_use_certificate_file(r->context, certificate_path, SSL_FILETYPE_PEM);
+	SSL_CTX_use_PrivateKey_file(r->context, key_path, SSL_FILETYPE_PEM);
+	r->ssl = SSL_new(r->context);
+	if (alpn)
+		SSL_set_alpn_protos(r->ssl, protocol, sizeof protocol - 1);
+	SSL_set_fd(r->ssl, r->fd);
+	done = SSL_connect(r->ssl);
+	free(certificate);
+	free(key);
+	free(certificate_path);
+	free(key_path);
+	return done == 1;
+}
+
+static void raw_open(struct raw *r, const struct background *g)
+{
+	rtls_credentials_free(test_pki_credentials(echo_pki, "app", "app1"));
+	assert_true(raw_tls(r, g, true, TLS1_3_VERSION, "app1"));
+}
+
+static void assert_still_serves(struct background *g)
+{
+	struct rtls_credentials *c = test_pki_credentials(echo_pki, "app", "app2");
+	echo_args args = { .text = "still" };
+	echo_result result = { .text = NULL };
+	struct rtls_channel *ch;
+	CLIENT *client;
+	struct err e;
+
+	if (open_channel(g, c, &ch, &e) != ST_OK)
+		fail_msg("%s", e.text);
+	client = rtls_channel_client(ch, ECHO, ECHO_V1);
+	assert_int_equal(echo_now_1(&args, &result, client), RPC_SUCCESS);
+	assert_string_equal(result.text, "still");
+	clnt_freeres(client, (xdrproc_t)xdr_echo_result, (char *)&result);
+	clnt_destroy(client);
+	rtls_channel_close(ch);
+	rtls_credentials_free(c);
+}
+
+/* ---- in cleartext --------------------------------------------------------------------------------------------- */
+
+static void cleartext_gets_null_and_refusals(void **state)
+{
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_connect(&r, &g);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, SUCCESS);
+	raw_call(&r, ECHO + 1, NULLPROC, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, PROG_UNAVAIL);
+	raw_call(&r, ECHO, ECHO_NOW, FLAVOR_AUTH_NONE);
+	assert_auth_error(&r, AUTH_TOOWEAK);
+	raw_call(&r, ECHO, ECHO_NOW, FLAVOR_AUTH_SYS);
+	assert_auth_error(&r, AUTH_TOOWEAK);
+	raw_call(&r, ECHO, ECHO_NOW, FLAVOR_AUTH_TLS);
+	assert_auth_error(&r, AUTH_BADCRED);
+	raw_call(&r, ECHO + 1, NULLPROC, FLAVOR_AUTH_TLS);
+	assert_int_equal(r.len, 36);
+	assert_memory_equal(r.answer + 24, "STARTTLS", 8);
+	assert_int_equal(get32(r.answer + 32), PROG_UNAVAIL);
+	raw_close(&r);
+	assert_int_equal(g.b.bob.calls, 0);
+	assert_still_serves(&g);
+	background_stop(&g);
+}
+
+static void cleartext_calls_are_counted(void **state)
+{
+	struct background g;
+	struct raw r;
+	int answered = 0;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_connect(&r, &g);
+	do
+		raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+	while (r.len > 0 && ++answered < 100);
+	assert_int_equal(answered, 16);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void garbage_in_cleartext_ends_the_connection(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t len;
+	} garbage[] = {
+		{ "GET / HTTP/1.1\r\n\r\n", 18 },
+		{ "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11 }, /* a ClientHello without a probe */
+		{ "\x00\x00\x00\x00", 4 },                              /* an empty fragment */
+		{ "\x80\x00\x00\x00", 4 },                              /* an empty record */
+		{ "\xff\xff\xff\xff", 4 },
+		{ "\x80\x00\x00\x08\x00\x00\x00\x01\x00\x00\x00\x01", 12 }, /* a reply */
+		{ "\x80\x00\x00\x04\x00\x00\x00\x01", 8 },
+	};
+	struct background g;
+
+	(void)state;
+	background_start(&g, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(garbage); i++) {
+		struct raw r;
+
+		raw_connect(&r, &g);
+		raw_send(&r, garbage[i].bytes, garbage[i].len);
+		raw_read(&r);
+		assert_int_equal(r.len, 0);
+		raw_close(&r);
+	}
+	assert_still_serves(&g);
+	background_stop(&g);
+}
+
+static void bytes_behind_the_probe_end_the_connection(void **state)
+{
+	struct buffer b = { .bytes = NULL };
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_connect(&r, &g);
+	message_put_probe(&b, 1, ECHO, 1);
+	message_put_probe(&b, 2, ECHO, 1);
+	raw_flush_buffer(&r, &b);
+	raw_read(&r);
+	assert_int_equal(r.len, 0);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void who_is_slow_is_dropped(void **state)
+{
+	struct background g;
+	struct raw silent, slow;
+
+	(void)state;
+	background_start(&g, &(struct rtls_options){ .handshake_ns = 200 * NS_PER_MS });
+	raw_connect(&silent, &g);
+	raw_connect(&slow, &g);
+	raw_call(&slow, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+	assert_int_equal(slow.len, 36); /* and no ClientHello follows */
+	raw_read(&silent);
+	assert_int_equal(silent.len, 0);
+	raw_read(&slow);
+	assert_int_equal(slow.len, 0);
+	raw_close(&silent);
+	raw_close(&slow);
+	assert_still_serves(&g);
+	background_stop(&g);
+}
+
+static void silent_connections_do_not_keep_others_out(void **state)
+{
+	struct background g;
+	struct raw r[40];
+
+	(void)state;
+	background_start(&g, &(struct rtls_options){ .max_connections = 10 });
+	for (size_t i = 0; i < ARRAY_LEN(r); i++)
+		raw_connect(&r[i], &g);
+	assert_still_serves(&g);
+	for (size_t i = 0; i < ARRAY_LEN(r); i++)
+		raw_close(&r[i]);
+	background_stop(&g);
+}
+
+static unsigned open_descriptors(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	while (readdir(d) != NULL)
+		n++;
+	closedir(d);
+	return n - 3; /* ".", ".." and d */
+}
+
+static void without_descriptors_it_waits_and_goes_on(void **state)
+{
+	struct rlimit before, few;
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	getrlimit(RLIMIT_NOFILE, &before);
+	few = before;
+	few.rlim_cur = open_descriptors() + 1; /* the client's end, none for the server's */
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	raw_connect(&r, &g);
+	usleep(50000);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE); /* the listener is parked for half a second */
+	assert_accepted(&r, SUCCESS);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+/* ---- certificates and TLS ---------------------------------------------------------------------------------------- */
+
+/* Whether TLS with it comes so far that a call is answered. */
+static bool is_let_in(struct background *g, bool alpn, int version, const char *file)
+{
+	struct raw r;
+	bool in = raw_tls(&r, g, alpn, version, file);
+
+	if (in) {
+		raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+		in = r.len > 0;
+	}
+	raw_close(&r);
+	return in;
+}
+
+static void only_the_right_clients_come_in(void **state)
+{
+	struct test_pki *other = test_pki_new();
+	struct background g;
+	char *command;
+
+	(void)state;
+	background_start(&g, NULL);
+	test_pki_issue(echo_pki, "good", &(struct test_certificate){ .uri = "spiffe://test/app/good" });
+	test_pki_issue(echo_pki, "old", &(struct test_certificate){ .uri = "spiffe://test/app/old", .expired = true });
+	test_pki_issue(echo_pki, "foreign", &(struct test_certificate){ .uri = "spiffe://elsewhere/app/foreign" });
+	test_pki_issue(echo_pki, "nobody", &(struct test_certificate){ .uri = "https://test/app/nobody" });
+	test_pki_issue(echo_pki, "odd", &(struct test_certificate){ .uri = "spiffe://test/app/odd/more" });
+	test_pki_issue(echo_pki, "double",
+	               &(struct test_certificate){ .uri = "spiffe://test/app/one,URI:spiffe://test/km/two" });
+	test_pki_issue(echo_pki, "web", &(struct test_certificate){ .uri = "spiffe://test/app/web",
+	                                                            .eku = "serverAuth,clientAuth" });
+	test_pki_issue(other, "stranger", &(struct test_certificate){ .uri = "spiffe://test/app/stranger" });
+	command = xasprintf("cp $(dirname %s)/stranger.* $(dirname %s)", test_pki_authority(other),
+	                    test_pki_authority(echo_pki));
+	assert_int_equal(system(command), 0);
+	free(command);
+	assert_true(is_let_in(&g, true, TLS1_3_VERSION, "good"));
+	assert_false(is_let_in(&g, false, TLS1_3_VERSION, "good")); /* no ALPN */
+	assert_false(is_let_in(&g, true, TLS1_2_VERSION, "good"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "none")); /* no certificate */
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "old"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "foreign"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "nobody"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "odd"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "double"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "web"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "stranger"));
+	assert_still_serves(&g);
+	test_pki_free(other);
+	background_stop(&g);
+}
+
+static void assert_open_fails(struct background *g, const struct rtls_channel_options *base, const char *host,
+                              const char *dns_name, const char *name, const char *reason)
+{
+	struct rtls_channel_options o = *base;
+	struct rtls_channel *ch = NULL;
+	struct err e;
+
+	o.peer = (struct rtls_peer_options){ .role = "km",
+		                             .name = name,
+		                             .host = host,
+		                             .dns_name = dns_name,
+		                             .port = rtls_port(g->b.bob.ep),
+		                             .program = ECHO,
+		                             .version = ECHO_V1 };
+	assert_int_not_equal(rtls_channel_open(&ch, &o, &e), ST_OK);
+	assert_null(ch);
+	if (strstr(e.text, reason) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", e.text, reason);
+}
+
+static void a_client_refuses_the_wrong_server(void **state)
+{
+	struct test_pki *other = test_pki_new();
+	struct rtls_credentials *c = test_pki_credentials(echo_pki, "app", "app1");
+	struct rtls_credentials *stranger = test_pki_credentials(other, "app", "app1");
+	struct rtls_credentials *mixed = test_pki_load(other, "app1", echo_pki);
+	struct background g;
+
+	(void)state;
+	background_start(&g, NULL);
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = c }, "127.0.0.1", NULL, "carol",
+	                  "the peer is km/bob, not km/carol");
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = c }, "127.0.0.1", "bob.example", "bob",
+	                  "ostname mismatch");
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = c }, "127.0.0.2", NULL, "bob",
+	                  "refused"); /* nobody listens there */
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = c }, "127.0.0.1", "127.0.0.9", "bob",
+	                  "IP address mismatch");
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = stranger }, "127.0.0.1", NULL, "bob",
+	                  "unable to get local issuer certificate");
+	/* the server does not trust this client's authority: only the confirming call shows it */
+	assert_open_fails(&g, &(struct rtls_channel_options){ .credentials = mixed }, "127.0.0.1", NULL, "bob",
+	                  "unknown ca");
+	assert_still_serves(&g);
+	background_stop(&g);
+	rtls_credentials_free(c);
+	rtls_credentials_free(stranger);
+	rtls_credentials_free(mixed);
+	test_pki_free(other);
+}
+
+static void loose_or_wrong_files_are_refused(void **state)
+{
+	struct rtls_credentials *c = NULL;
+	char *certificate = test_pki_path(echo_pki, "good.crt"), *key = test_pki_path(echo_pki, "good.key");
+	char *other_key = test_pki_path(echo_pki, "other.key");
+	struct err e;
+
+	(void)state;
+	test_pki_issue(echo_pki, "good", &(struct test_certificate){ .uri = "spiffe://test/app/good" });
+	test_pki_issue(echo_pki, "other", &(struct test_certificate){ .uri = "spiffe://test/app/other" });
+	assert_int_equal(rtls_credentials_load(&c, certificate, key, "/nonexistent", &e), ST_CONFIGURATION);
+	assert_int_equal(rtls_credentials_load(&c, certificate, other_key, test_pki_authority(echo_pki), &e),
+	                 ST_CONFIGURATION);
+	assert_non_null(strstr(e.text, "mismatch"));
+	assert_int_equal(chmod(key, 0644), 0);
+	assert_int_equal(rtls_credentials_load(&c, certificate, key, test_pki_authority(echo_pki), &e),
+	                 ST_CONFIGURATION);
+	assert_non_null(strstr(e.text, "chmod"));
+	assert_null(c);
+	free(certificate);
+	free(key);
+	free(other_key);
+}
+
+/* ---- inside TLS ------------------------------------------------------------------------------------------------------ */
+
+static void inside_tls_calls_are_refused_in_order(void **state)
+{
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_open(&r, &g);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+	assert_auth_error(&r, AUTH_BADCRED);
+	raw_call(&r, ECHO, ECHO_NOW, FLAVOR_AUTH_TLS);
+	assert_auth_error(&r, AUTH_BADCRED);
+	raw_call(&r, ECHO, ECHO_NOW, 6);
+	assert_auth_error(&r, AUTH_REJECTEDCRED);
+	raw_call(&r, ECHO, ECHO_FORBIDDEN, FLAVOR_AUTH_SYS);
+	assert_auth_error(&r, AUTH_FAILED);
+	raw_call(&r, ECHO + 1, 1, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, PROG_UNAVAIL);
+	raw_call(&r, ECHO, 200, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, PROC_UNAVAIL);
+	raw_call(&r, ECHO, ECHO_NOW, FLAVOR_AUTH_NONE); /* without arguments */
+	assert_accepted(&r, GARBAGE_ARGS);
+	raw_call(&r, ECHO, ECHO_SILENT, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, GARBAGE_ARGS);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_SYS);
+	assert_accepted(&r, SUCCESS);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void a_version_that_is_not_served_is_told_which_are(void **state)
+{
+	static const uint8_t wrong_version[] = { 0x80, 0, 0, 40, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 2, 0x20, 0x41, 0x6f, 0xf0,
+		                                 0, 0, 0, 9 /* version */, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+		                                 0, 0, 0, 0, 0, 0 };
+	uint8_t wrong_rpc[sizeof wrong_version];
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_open(&r, &g);
+	raw_send(&r, wrong_version, sizeof wrong_version);
+	raw_read(&r);
+	assert_accepted(&r, PROG_MISMATCH);
+	assert_int_equal(get32(r.answer + 28), 1);
+	assert_int_equal(get32(r.answer + 32), 1);
+	memcpy(wrong_rpc, wrong_version, sizeof wrong_rpc);
+	wrong_rpc[15] = 3;
+	raw_send(&r, wrong_rpc, sizeof wrong_rpc);
+	raw_read(&r);
+	assert_int_equal(get32(r.answer + 12), MSG_DENIED);
+	assert_int_equal(get32(r.answer + 16), RPC_MISMATCH);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void garbage_inside_tls_ends_the_connection(void **state)
+{
+	static const char *const garbage[] = {
+		"\xff\xff\xff\xff", "\x80\x20\x00\x01", "\x80\x00\x00\x04zzzz", "\x80\x00\x00\x0c" "abcd\x00\x00\x00\x07" "efgh",
+		"\x80\x00\x00\x0c" "abcd\x00\x00\x00\x01" "efgh",
+	};
+	static const size_t lengths[] = { 4, 4, 8, 16, 16 };
+	struct background g;
+	uint8_t fragment[8] = { 0, 0, 0, 4 };
+
+	(void)state;
+	background_start(&g, NULL);
+	for (size_t i = 0; i <= ARRAY_LEN(garbage); i++) {
+		struct raw r;
+
+		raw_open(&r, &g);
+		if (i < ARRAY_LEN(garbage))
+			raw_send(&r, garbage[i], lengths[i]);
+		for (int n = 0; i == ARRAY_LEN(garbage) && n < 300; n++)
+			raw_send(&r, fragment, sizeof fragment); /* never the last one */
+		raw_read(&r);
+		assert_int_equal(r.len, 0);
+		raw_close(&r);
+	}
+	assert_still_serves(&g);
+	background_stop(&g);
+}
+
+static void a_reply_to_nothing_is_ignored(void **state)
+{
+	struct buffer b = { .bytes = NULL };
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, NULL);
+	raw_open(&r, &g);
+	message_put_accepted(&b, 99, SUCCESS);
+	raw_flush_buffer(&r, &b);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, SUCCESS);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void a_begun_record_has_a_deadline(void **state)
+{
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, &(struct rtls_options){ .record_ns = 200 * NS_PER_MS });
+	raw_open(&r, &g);
+	raw_send(&r, "\x80\x00\x00\x28" "abcd", 8);
+	raw_read(&r);
+	assert_int_equal(r.len, 0);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+static void who_is_idle_is_dropped(void **state)
+{
+	struct background g;
+	struct raw r;
+
+	(void)state;
+	background_start(&g, &(struct rtls_options){ .idle_ns = 200 * NS_PER_MS });
+	raw_open(&r, &g);
+	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+	assert_accepted(&r, SUCCESS);
+	raw_read(&r);
+	assert_int_equal(r.len, 0);
+	raw_close(&r);
+	background_stop(&g);
+}
+
+/* Calls whose answers are large, and none of the answers is read. */
+static void who_does_not_read_is_not_read_and_dropped(void **state)
+{
+	static char bytes[500000];
+	echo_args args = { .text = "flood", .bytes = { sizeof bytes, bytes } };
+	const struct message_call call = { .program = ECHO, .version = 1, .procedure = ECHO_NOW };
+	struct timeval patience = { 0, 500000 };
+	struct buffer b = { .bytes = NULL };
+	struct buffer_xdr x;
+	struct background g;
+	struct raw r;
+	size_t begun = record_begin(&b), sent = 0;
+	int n;
+
+	(void)state;
+	message_put_call(&b, &call);
+	buffer_xdr_init(&x, &b, 1000000);
+	assert_true(xdr_echo_args(&x.xdr, &args));
+	record_end(&b, begun);
+	background_start(&g, &(struct rtls_options){ .record_ns = NS_PER_S, .output_high_water = 1000000 });
+	raw_open(&r, &g);
+	setsockopt(r.fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+	for (n = 0; n < 200; n++) {
+		int wrote = SSL_write(r.ssl, buffer_at(&b, 0), (int)buffer_len(&b));
+
+		if (wrote <= 0)
+			break;
+		sent += (size_t)wrote;
+	}
+	assert_in_range(n, 1, 100); /* the server stopped reading */
+	assert_still_serves(&g);
+	for (int i = 0; i < 300; i++) {
+		struct pollfd p = { .fd = r.fd, .events = POLLOUT };
+
+		usleep(10000);
+		if (poll(&p, 1, 0) > 0 && (p.revents & (POLLERR | POLLHUP)) != 0)
+			break;
+		assert_int_not_equal(i, 299);
+	}
+	raw_close(&r);
+	buffer_free(&b);
+	background_stop(&g);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(cleartext_gets_null_and_refusals),
+		cmocka_unit_test(cleartext_calls_are_counted),
+		cmocka_unit_test(garbage_in_cleartext_ends_the_connection),
+		cmocka_unit_test(bytes_behind_the_probe_end_the_connection),
+		cmocka_unit_test(who_is_slow_is_dropped),
+		cmocka_unit_test(silent_connections_do_not_keep_others_out),
+		cmocka_unit_test(without_descriptors_it_waits_and_goes_on),
+		cmocka_unit_test(only_the_right_clients_come_in),
+		cmocka_unit_test(a_client_refuses_the_wrong_server),
+		cmocka_unit_test(loose_or_wrong_files_are_refused),
+		cmocka_unit_test(inside_tls_calls_are_refused_in_order),
+		cmocka_unit_test(a_version_that_is_not_served_is_told_which_are),
+		cmocka_unit_test(garbage_inside_tls_ends_the_connection),
+		cmocka_unit_test(a_reply_to_nothing_is_ignored),
+		cmocka_unit_test(a_begun_record_has_a_deadline),
+		cmocka_unit_test(who_is_idle_is_dropped),
+		cmocka_unit_test(who_does_not_read_is_not_read_and_dropped),
+	};
+
+	signal(SIGPIPE, SIG_IGN); /* OpenSSL's own socket BIO, in the raw peer; lib/rpc's does not need it */
+	return cmocka_run_group_tests(tests, echo_start, echo_stop);
+}
