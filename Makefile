@@ -58,7 +58,8 @@ BASE     := base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
-KEYSTORE :=
+KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_memory note pool rotate \
+	seal store stream sweep undo value
 ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)
@@ -112,6 +113,7 @@ UNITS += conf
 UNITS += ladder
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link
+UNITS += keystore
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)

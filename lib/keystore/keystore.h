@@ -6,7 +6,7 @@
  *
  *     head <= ready <= tail
  *
- * Bytes below head are gone for good. Between head and ready lie bytes that both ends are known to
+ * Bytes below head are gone for good, but for those that are assigned. Between head and ready lie bytes that both ends are known to
  * hold: they may be taken. Between ready and tail lie bytes that are stored and durable but not yet
  * agreed with the peer. A hole (a void range) may be anywhere; what is in a hole cannot be taken.
  *
@@ -26,6 +26,8 @@
 
 struct ks;
 struct ks_txn;
+
+enum { KS_KEY_LEN_MAX = 65536 }; /* bytes of one key that has an ID */
 
 enum ks_backend { KS_LMDB, KS_MEMORY };
 
@@ -53,9 +55,9 @@ MUST_CHECK enum status ks_master_key_make(const char *path, struct err *e);
  * done(status, arg) runs in the loop's thread: after the commit for ST_OK, ST_STORAGE where the
  * commit failed (nothing happened). Order: works run and are reported in the order of submission.
  *
- * work may be run more than once (when another work in the same batch had to be undone), so it
- * sets what it returns through arg anew each time, and touches nothing but the txn and arg.
- * Secrets it hands out through arg are allocated with secret_alloc; a re-run frees them first.
+ * A function here that refuses has changed nothing, so a work may go on after a refusal. work touches
+ * nothing but the txn and arg. Secrets that it was given are its arg's to free, whatever becomes of it; those
+ * of a work that is not reported as ST_OK must not be used.
  */
 typedef enum status (*ks_work)(struct ks_txn *t, void *arg);
 typedef void (*ks_done)(enum status s, void *arg);
@@ -80,10 +82,11 @@ struct ks_pool {
 	uint64_t stock;    /* bytes present in [head, ready) and not assigned */
 	uint64_t unready;  /* bytes present in [ready, tail) */
 	uint64_t assigned; /* bytes assigned and not yet delivered */
-	uint64_t voided;   /* bytes given up since the pool was made */
+	uint64_t voided;   /* bytes that were present and were given up, since the pool was made */
 };
 
-/* ST_OK if it exists with the same description; ST_CONFLICT if with another. */
+/* ST_OK if it exists with the same description; ST_CONFLICT if with another; ST_KEY_GONE if it was retired.
+ * All functions below give ST_NOT_FOUND for a pool that was never made. */
 MUST_CHECK enum status ks_pool_create(struct ks_txn *t, const struct ks_pool_desc *d);
 MUST_CHECK enum status ks_pool_get(struct ks_txn *t, const struct id *pool, struct ks_pool *p);
 /* Calls each for every pool, stops when it returns false. */
@@ -92,29 +95,31 @@ void ks_pool_each(struct ks_txn *t, bool (*each)(const struct ks_pool *p, void *
 MUST_CHECK enum status ks_pool_retire(struct ks_txn *t, const struct id *pool);
 
 /* Stores len bytes at offset. The same bytes there already: ST_OK, nothing changes. Others: ST_CONFLICT.
- * Below ready, or in a range taken or voided: ST_KEY_GONE. Beyond tail a hole is left, which may be
+ * Missing below ready, or in a range taken or voided: ST_KEY_GONE. ST_STORAGE when the store is full. Beyond tail a hole is left, which may be
  * filled as long as ready has not passed it. */
 MUST_CHECK enum status ks_append(struct ks_txn *t, const struct id *pool, uint64_t offset,
                                  const uint8_t *bytes, size_t len);
 
-/* Moves ready forward (never back: ST_CONFLICT); holes that it passes stay holes for good. */
+/* Moves ready forward (never back: ST_CONFLICT), and tail where it is behind; holes that it passes stay holes for good. */
 MUST_CHECK enum status ks_settle(struct ks_txn *t, const struct id *pool, uint64_t ready);
 
-/* Copies len bytes at offset without consuming them, at or above head: for tags. ST_KEY_GONE where a byte is missing. */
+/* Copies len bytes at offset without consuming them, at or above head: for tags. ST_KEY_GONE where a byte is
+ * missing or assigned. */
 MUST_CHECK enum status ks_read(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
                                struct secret *out);
 
 /*
  * Takes the next bytes from head: one contiguous run of at most max and at least min bytes, a multiple
- * of granule, starting at a multiple of granule above pool offset 0. Head moves behind it, remnants and holes that are
- * skipped count as voided. ST_TOO_FEW_KEYS, with nothing changed, if no such run is ready. out may be
+ * of granule, starting at a multiple of granule above pool offset 0. Head moves behind it, remnants that are
+ * skipped are voided, what is assigned is passed over. ST_TOO_FEW_KEYS, with nothing changed, if no such run is ready. out may be
  * NULL where the bytes are not wanted.
  */
 MUST_CHECK enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max,
                                size_t granule, uint64_t *offset, struct secret *out);
 
 /* The other end of a take: exactly that range, ready, whole and unassigned; ST_TOO_FEW_KEYS where it is not
- * ready yet, ST_REPLAYED where any of it was taken or voided before. Needs not be at head. */
+ * ready yet, ST_REPLAYED where any of it was taken, assigned or voided before. Needs not be at head; where it is, head
+ * moves up to the next byte that is there. */
 MUST_CHECK enum status ks_take_at(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
                                   struct secret *out);
 
@@ -134,10 +139,11 @@ struct ks_assignment {
 	uint32_t count;
 	char source[NAME_MAX_LEN + 1];      /* application that requested them at the other end */
 	char destination[NAME_MAX_LEN + 1]; /* application that may fetch them here */
-	uint64_t expires;                   /* UTC nanoseconds; voided by ks_expire after it */
+	uint64_t expires;                   /* UTC nanoseconds; voided by ks_expire up to 1.1 s after it; 0: never */
 };
 
-/* Assigns a ready, whole, unassigned range (as ks_take_at). The same assignment again: ST_OK. */
+/* Assigns a ready, whole, unassigned range (as ks_take_at). The same assignment again: ST_OK;
+ * one that overlaps another: ST_CONFLICT; ST_TOO_FEW_KEYS and ST_REPLAYED as there. */
 MUST_CHECK enum status ks_assign(struct ks_txn *t, const struct id *pool, const struct ks_assignment *a);
 
 /* Delivers one key, once: durable as delivered with this commit. ST_UNKNOWN_KEY_ID: offset is no key's
@@ -145,8 +151,9 @@ MUST_CHECK enum status ks_assign(struct ks_txn *t, const struct id *pool, const 
 MUST_CHECK enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset,
                                   const char *source, const char *destination, struct secret *out);
 
-/* Withdraws a whole assignment: ST_KEY_GONE if any key of it was delivered (nothing changes then);
- * ST_OK if it is voided now or was before. */
+/* Withdraws a whole assignment: ST_KEY_GONE if any key of it was delivered (nothing changes then; known until
+ * the assignment's time is over); ST_OK if it is voided now or was before. A range that was not assigned
+ * yet is voided as well, so that an assignment that comes late is refused. */
 MUST_CHECK enum status ks_unassign(struct ks_txn *t, const struct id *pool, uint64_t offset, uint64_t len);
 
 /* Voids undelivered keys whose time is over, at most most_rows assignments a call. *bytes: how much. */

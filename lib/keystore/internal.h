@@ -1,0 +1,233 @@
+/* internal.h - what the files of the key store share, and nobody else includes. store.c begins with
+ * the essay that says how they work together. */
+#ifndef QKDN_KEYSTORE_INTERNAL_H
+#define QKDN_KEYSTORE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uthash.h>
+
+#include "bytes.h"
+#include "chunk.h"
+#include "keyring.h"
+#include "keystore.h"
+#include "kv.h"
+#include "log.h"
+#include "seal.h"
+
+#define OFFSET_LIMIT (UINT64_C(1) << 56) /* of a pool: 2 million years at 10 Gbit/s of key */
+
+enum { POOL_NUMBER_LEN = 4, PLACE_LEN = POOL_NUMBER_LEN + 8 };
+
+/* ---- pool.c: pools in memory, all of them, always ------------------------------------------- */
+
+struct pool_state {
+	struct ks_pool pub;
+	uint64_t swept; /* no byte below it is stored but in assignments; up to head is sweep.c's to do */
+	uint64_t rows;  /* assignment rows */
+	uint64_t voids; /* ranges in KV_VOID */
+	uint64_t uncut; /* keys delivered whose bytes are still in their chunks */
+};
+
+struct pool {
+	struct pool_state now, committed;
+	uint32_t number;
+	uint64_t stamp; /* of the last work that changed it */
+	bool dirty;     /* changed since the last commit */
+	bool fresh;     /* made since */
+	UT_hash_handle by_id, by_number;
+};
+
+struct pools {
+	struct pool *by_id, *by_number;
+	uint32_t last_number;
+};
+
+MUST_CHECK enum status pools_load(struct ks *ks, struct err *e);
+MUST_CHECK enum status pools_flush(struct ks_txn *t); /* changed ones into the database */
+void pools_committed(struct ks *ks);
+void pools_aborted(struct ks *ks);
+void pools_free(struct ks *ks);
+void pool_remove(struct ks *ks, struct pool *p); /* undoes its making */
+
+/* ST_NOT_FOUND; ST_KEY_GONE where it is retired. */
+MUST_CHECK enum status pool_find(struct ks_txn *t, const struct id *id, struct pool **p);
+void pool_touch(struct ks_txn *t, struct pool *p); /* before every change */
+bool pool_needs_sweep(const struct pool *p);
+
+/* Bytes of [lo, hi) that are neither assigned nor gone are cut out; *ready and *unready count them. */
+MUST_CHECK enum status pool_void_unassigned(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi);
+
+/* The whole range is ready, above head, present and not assigned: or the status that ks_take_at gives. */
+MUST_CHECK enum status pool_check_takeable(struct ks_txn *t, struct pool *p, uint64_t offset, uint64_t len);
+
+/* After taking or assigning [offset, offset + len): head moves over what is used up where it stood there. */
+MUST_CHECK enum status pool_advance_head(struct ks_txn *t, struct pool *p, uint64_t offset, uint64_t len);
+
+void place_make(uint8_t place[PLACE_LEN], uint32_t pool, uint64_t number);
+static inline struct kv_slice slice_of(const void *bytes, size_t len)
+{
+	return (struct kv_slice){ bytes, len };
+}
+
+/* ---- assignment.c ---------------------------------------------------------------------------- */
+
+enum { ROW_KEYS_MAX = 2048, ROW_WORDS = ROW_KEYS_MAX / 64 };
+
+struct row {
+	uint64_t offset, expires;
+	uint32_t key_len, count;
+	uint32_t gone, voided; /* set bits below; gone includes the voided */
+	uint32_t uncut;        /* delivered since the row was swept */
+	char source[NAME_MAX_LEN + 1], destination[NAME_MAX_LEN + 1];
+	uint64_t gone_bits[ROW_WORDS], voided_bits[ROW_WORDS];
+};
+
+static inline uint64_t row_end(const struct row *r) { return r->offset + (uint64_t)r->key_len * r->count; }
+
+/* The row that pos lies in, or the first one behind it; ST_NOT_FOUND. */
+MUST_CHECK enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, struct row *r);
+MUST_CHECK enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r);
+MUST_CHECK enum status row_drop(struct ks_txn *t, struct pool *p, const struct row *r); /* and its place in KV_EXPIRY */
+
+/* Cuts the bytes of keys that are gone and not cut yet. */
+MUST_CHECK enum status row_sweep(struct ks_txn *t, struct pool *p, struct row *r);
+
+/* Voids the keys that overlap [lo, hi) and still wait; *erased grows by their bytes. */
+MUST_CHECK enum status assignments_void(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi,
+                                        uint64_t *erased);
+
+/* The next part of [*pos, limit) that is in no row; *pos moves behind it. ST_NOT_FOUND at the end. */
+MUST_CHECK enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo,
+                                uint64_t *hi);
+
+/* ---- value.c: sealed values that hold no keys, with undo -------------------------------------- */
+
+enum { RECORD_MAX = 2048 };
+
+MUST_CHECK enum status record_get(struct ks_txn *t, enum kv_db db, struct kv_slice place, void *room,
+                                  size_t room_len, size_t *len); /* ST_NOT_FOUND */
+MUST_CHECK enum status record_put(struct ks_txn *t, enum kv_db db, struct kv_slice place, const void *bytes,
+                                  size_t len);
+MUST_CHECK enum status record_delete(struct ks_txn *t, enum kv_db db, struct kv_slice place);
+MUST_CHECK enum status record_open(struct ks_txn *t, enum kv_db db, struct kv_slice place,
+                                   struct kv_slice sealed, void *room, size_t room_len, size_t *len);
+
+/* Logs, and makes the work fail whatever it returns. */
+enum status damage(struct ks_txn *t, const char *what);
+/* A database call failed: the batch cannot be committed. */
+enum status broken(struct ks_txn *t);
+
+/* ---- undo.c: what a failing work did is taken back, the rest of its batch stays ------------------- */
+
+struct undo;
+
+void undo_begin(struct ks_txn *t);
+void undo_pool(struct ks_txn *t, struct pool *p);
+void undo_chunk(struct ks_txn *t, struct chunk *c);
+MUST_CHECK enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place);
+/* A chunk changed by this work is about to leave the cache: keeps what it was, sealed. */
+void undo_chunk_leaves(struct ks_txn *t, struct chunk *c);
+MUST_CHECK enum status undo_run(struct ks_txn *t);
+void undo_free(struct ks *ks);
+
+/* ---- sweep.c, rotate.c: what is done between batches -------------------------------------------- */
+
+struct sweep {
+	bool running;
+	uint64_t rested_at; /* monotonic, when the last round ended */
+	uint64_t rounds;
+	uint32_t pool;      /* where the walk stands */
+	uint64_t row;
+};
+
+/* Some of the work that can wait. *more: there is more. */
+MUST_CHECK enum status sweep_step(struct ks_txn *t, bool *more);
+
+enum rotation_phase { ROTATION_NONE, ROTATION_SWEEP, ROTATION_SEAL, ROTATION_DESTROY };
+
+struct rotation_place {
+	enum kv_db db;
+	size_t len;
+	uint8_t key[256];
+};
+
+struct rotation {
+	enum rotation_phase phase;
+	uint64_t round; /* of the sweep that must have ended */
+	struct rotation_place at, committed;
+	struct job *jobs, *waiting; /* to be told of this rotation, of the next one */
+};
+
+/* Some of the rotation; before a commit. */
+MUST_CHECK enum status rotation_step(struct ks_txn *t);
+/* After the commit: destroys the old key when nothing is under it any more. Returns whom to tell. */
+struct job *rotation_committed(struct ks *ks);
+void rotation_aborted(struct ks *ks);
+enum status rotation_request(struct ks *ks, struct job *job);
+enum status master_change(struct ks *ks, const char *path);
+
+/* ---- generation.c ---------------------------------------------------------------------------------- */
+
+/* Compares what the store says with what the file beside the master key says, and advances both. */
+MUST_CHECK enum status generation_open(struct ks *ks, bool fresh, struct err *e);
+/* In a batch: the next one, into the database. After its commit: into the file. */
+MUST_CHECK enum status generation_put(struct ks_txn *t);
+MUST_CHECK enum status generation_write(struct ks *ks, struct err *e);
+
+/* ---- store.c ------------------------------------------------------------------------------------- */
+
+enum job_kind { JOB_WORK, JOB_ROTATE, JOB_MASTER };
+
+struct job {
+	ks_work work;
+	ks_done done;
+	void *arg;
+	enum job_kind kind;
+	char *path; /* of the new master key */
+	enum status status;
+	struct job *next;
+};
+
+struct ks_txn {
+	struct ks *ks;
+	uint64_t stamp;    /* of the work that runs */
+	bool undoing;      /* an undo log is kept for it */
+	bool wrote;        /* the batch changed something */
+	bool poisoned;     /* the work saw damage */
+	bool broken;       /* the database failed: the batch is lost */
+	uint64_t written;  /* bytes put, to bound a batch */
+};
+
+struct ks {
+	struct ks_options options;
+	struct env *env;
+	char *directory, *keyring_path, *master_path;
+	int lock_fd;
+	struct kv *kv;
+	struct seal *seal;
+	struct keyring keyring;
+	struct secret master;
+	struct pools pools;
+	struct chunk_cache cache;
+	struct undo *undo;
+	struct sweep sweep;
+	struct rotation rotation;
+	uint64_t stamps;
+	uint64_t generation;
+	uint64_t generation_at; /* monotonic, when it was advanced */
+	uint64_t retry_at;      /* monotonic: after a failed commit, what can wait waits until then */
+	struct log_limit damage_limit;
+
+	pthread_t writer;
+	bool threaded;
+	pthread_mutex_t lock; /* over the queue and stopping */
+	pthread_cond_t wake;
+	struct job *first, **last;
+	bool stopping;
+
+	struct report *reports; /* posted, not yet run: the loop's thread and, to add, the writer; under lock */
+	_Atomic uint64_t key_bytes, commits, works, works_failed;
+};
+
+#endif

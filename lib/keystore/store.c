@@ -1,0 +1,605 @@
+/*
+ * store.c - the key store: opening, closing, and the writer.
+ *
+ * DATABASES. One ordered database per kind of thing (kv.h), every value sealed under a data key
+ * with its place authenticated (seal.h):
+ *
+ *     meta    "generation"                          see generation.c
+ *     pool    pool's ID                             description, number, cursors, counters
+ *     chunk   pool's number (4) | index (8)         up to 4032 bytes of the stream, those present (chunk.h)
+ *     row     pool's number (4) | offset (8)        an assignment, a bit per key (assignment.c)
+ *     expiry  time (8) | number (4) | offset (8)    the rows in the order of their end
+ *     void    pool's number (4) | offset (8)        ranges above ready that must never be filled
+ *     note    the core's own key                    the core's own value
+ *
+ * Beside the database lies the file of data keys, wrapped by the master key (keyring.h); beside the master
+ * key lies the generation. All numbers are big-endian, so that the order of bytes is theirs.
+ *
+ * WRITER. One thread makes all changes. It takes what has been submitted, runs it all in one write
+ * transaction, writes what became different in memory (open chunks, pools) into the database, commits
+ * once, and posts one report to the loop. While it waits for the disk the next batch gathers, so a
+ * commit is shared by the more works the busier it is. A work that fails is undone from notes
+ * (undo.c) and the rest of its batch stays. In inline mode the same happens inside ks_submit.
+ *
+ * DURABILITY. A report of ST_OK comes after the commit, which is fdatasync of the pages and then a
+ * synchronous write of LMDB's root. A commit that fails (no room, a broken disk) changes nothing: memory
+ * goes back to the last committed state, everything in the batch is told ST_STORAGE, and the next batch
+ * tries again. After an error of the disk itself LMDB's handle is opened anew, since what the root says
+ * is then known from the file alone.
+ *
+ * CRASHES. A kill at any moment leaves the last committed state, or the one before it if the root was not
+ * written: LMDB copies on write and never touches what the last root refers to. Nothing in memory is
+ * needed to go on: cursors, bits, what is still to be cut out, and a rotation under way are all in
+ * what was committed or in the file of data keys. There is no recovery to run, and opening reads the
+ * pools' records only.
+ *
+ * WHAT STAYS. What was taken is left out of its chunk when the batch commits; what was delivered, when
+ * the sweep comes by (sweep.c). The ciphertext before that stays in free pages of the file until the
+ * data key is rotated and destroyed (rotate.c). doc/key-store.md adds that up to the erase horizon.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "file.h"
+#include "internal.h"
+
+enum { WORKS_A_BATCH = 4096 };
+#define BYTES_A_BATCH (UINT64_C(8) << 20)
+#define MAX_BYTES_DEFAULT (UINT64_C(64) << 30)
+#define SWEEP_IDLE_NS NS_PER_S        /* between rounds, when there is nothing else to do */
+#define SWEEP_BUSY_NS (30 * NS_PER_S) /* when there is */
+#define GENERATION_NS (10 * NS_PER_S)
+#define RETRY_NS NS_PER_S
+enum { INLINE_SWEEP_EVERY = 256 }; /* batches: a virtual clock may stand still */
+
+/* Jobs that one batch finished, on the way to the loop. */
+struct report {
+	struct ks *ks; /* NULL when it was closed meanwhile */
+	struct job *jobs;
+	struct report *prev, *next;
+};
+
+/* ---- reporting --------------------------------------------------------------------------------------- */
+
+static void job_free(struct job *j)
+{
+	free(j->path);
+	free(j);
+}
+
+static void report_run(void *arg)
+{
+	struct report *r = arg;
+	struct job *j, *next;
+
+	for (j = r->jobs; j != NULL; j = next) {
+		next = j->next;
+		if (r->ks != NULL && j->done != NULL)
+			j->done(j->status, j->arg); /* which may close the store */
+		job_free(j);
+	}
+	if (r->ks != NULL) {
+		pthread_mutex_lock(&r->ks->lock);
+		DL_DELETE(r->ks->reports, r);
+		pthread_mutex_unlock(&r->ks->lock);
+	}
+	free(r);
+}
+
+static void report(struct ks *ks, struct job *jobs)
+{
+	struct report *r;
+
+	if (jobs == NULL)
+		return;
+	r = xcalloc(1, sizeof *r);
+	r->ks = ks;
+	r->jobs = jobs;
+	pthread_mutex_lock(&ks->lock);
+	DL_APPEND(ks->reports, r);
+	pthread_mutex_unlock(&ks->lock);
+	env_post(ks->env, report_run, r);
+}
+
+/* ---- a batch ------------------------------------------------------------------------------------------- */
+
+/* Runs one step of anything, and takes it back if it fails. */
+static enum status run_step(struct ks_txn *t, ks_work step, void *arg)
+{
+	bool wrote = t->wrote;
+	enum status s;
+
+	t->stamp = ++t->ks->stamps;
+	t->undoing = true;
+	t->poisoned = false;
+	undo_begin(t);
+	s = step(t, arg);
+	if (t->poisoned && s == ST_OK)
+		s = ST_STORAGE;
+	if (s != ST_OK && !t->broken && undo_run(t) == ST_OK)
+		t->wrote = wrote;
+	t->undoing = false;
+	return s;
+}
+
+static enum status work_sweep(struct ks_txn *t, void *arg)
+{
+	return sweep_step(t, arg);
+}
+
+static enum status work_generation(struct ks_txn *t, void *arg)
+{
+	(void)arg;
+	return generation_put(t);
+}
+
+static bool sweep_is_wanted(const struct ks *ks)
+{
+	struct pool *p, *next;
+
+	HASH_ITER(by_id, ks->pools.by_id, p, next)
+		if (pool_needs_sweep(p))
+			return true;
+	return false;
+}
+
+/* When what can wait is due; UINT64_MAX: never. */
+static uint64_t background_at(const struct ks *ks, bool busy)
+{
+	uint64_t at = UINT64_MAX;
+
+	if (ks->sweep.running || ks->rotation.phase != ROTATION_NONE)
+		at = 0;
+	else if (sweep_is_wanted(ks))
+		at = ks->sweep.rested_at + (busy ? SWEEP_BUSY_NS : SWEEP_IDLE_NS);
+	return at < ks->retry_at ? ks->retry_at : at;
+}
+
+static void run_background(struct ks_txn *t)
+{
+	struct ks *ks = t->ks;
+	bool more = true;
+
+	if (ks->sweep.running || ks->rotation.phase == ROTATION_NONE) {
+		ks->sweep.running = true;
+		if (run_step(t, work_sweep, &more) == ST_OK && !more) {
+			ks->sweep.running = false;
+			ks->sweep.rested_at = env_mono(ks->env);
+			ks->sweep.rounds++;
+		}
+	}
+	if (!t->broken && ks->rotation.phase != ROTATION_NONE && rotation_step(t) != ST_OK)
+		ks->retry_at = env_mono(ks->env) + RETRY_NS;
+}
+
+/* Runs jobs from the list until the batch is full; returns those that are left. */
+static struct job *run_jobs(struct ks_txn *t, struct job *jobs, struct job **finished)
+{
+	struct job **last = finished, *j, *next;
+	unsigned works = 0;
+
+	for (j = jobs; j != NULL && works < WORKS_A_BATCH && t->written < BYTES_A_BATCH; j = next, works++) {
+		next = j->next;
+		if (j->kind == JOB_ROTATE) {
+			j->status = rotation_request(t->ks, j);
+			continue;
+		}
+		j->status = j->kind == JOB_MASTER ? master_change(t->ks, j->path)
+		            : t->broken           ? ST_STORAGE
+		                                  : run_step(t, j->work, j->arg);
+		if (j->status != ST_OK)
+			atomic_fetch_add(&t->ks->works_failed, 1);
+		*last = j;
+		last = &j->next;
+	}
+	*last = NULL;
+	atomic_fetch_add(&t->ks->works, works);
+	return j;
+}
+
+static void batch_failed(struct ks *ks, struct job *jobs)
+{
+	for (struct job *j = jobs; j != NULL; j = j->next)
+		if (j->kind == JOB_WORK)
+			j->status = ST_STORAGE;
+	pools_aborted(ks);
+	chunks_drop_all(ks);
+	rotation_aborted(ks);
+	ks->retry_at = env_mono(ks->env) + RETRY_NS;
+}
+
+/* Whether the transaction is over well. Nothing to write: nothing to wait for. */
+static bool commit(struct ks_txn *t, bool *advanced)
+{
+	struct ks *ks = t->ks;
+
+	*advanced = false;
+	if (t->broken) {
+		kv_abort(ks->kv);
+		return false;
+	}
+	if (!t->wrote) {
+		kv_abort(ks->kv);
+		return true;
+	}
+	if (ks->keyring_path != NULL && env_mono(ks->env) - ks->generation_at >= GENERATION_NS)
+		*advanced = run_step(t, work_generation, NULL) == ST_OK;
+	if (t->broken || chunks_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
+		kv_abort(ks->kv);
+		return false;
+	}
+	if (kv_commit(ks->kv) != ST_OK)
+		return false;
+	atomic_fetch_add(&ks->commits, 1);
+	pools_committed(ks);
+	return true;
+}
+
+static void advance_generation_file(struct ks *ks)
+{
+	struct err e;
+
+	if (generation_write(ks, &e) != ST_OK)
+		log_warning("key store: %s: an older copy of the store may go unnoticed", e.text);
+}
+
+/* One transaction: jobs (some of them; the rest is returned) and, where it is due, what can wait. */
+static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
+{
+	struct ks_txn t = { .ks = ks };
+	struct job *finished = NULL, *rest = NULL, *told = NULL;
+	uint64_t generation = ks->generation;
+	bool begun = kv_begin(ks->kv) == ST_OK, advanced = false;
+
+	t.broken = !begun;
+	rest = run_jobs(&t, jobs, &finished);
+	if (background && !t.broken)
+		run_background(&t);
+	if (begun ? commit(&t, &advanced) : false) {
+		told = rotation_committed(ks);
+		if (advanced)
+			advance_generation_file(ks);
+	} else {
+		ks->generation = generation;
+		batch_failed(ks, finished);
+	}
+	report(ks, finished);
+	report(ks, told);
+	return rest;
+}
+
+/* ---- the writer's thread ------------------------------------------------------------------------------- */
+
+static struct job *take_jobs(struct ks *ks)
+{
+	struct job *jobs = ks->first;
+
+	ks->first = NULL;
+	ks->last = &ks->first;
+	return jobs;
+}
+
+/* Waits, locked, until there are jobs, something that can wait is due, or the end. */
+static void wait_for_work(struct ks *ks)
+{
+	while (ks->first == NULL && !ks->stopping) {
+		uint64_t at = background_at(ks, false), now = env_mono(ks->env);
+		struct timespec until;
+
+		if (at <= now)
+			return;
+		if (at == UINT64_MAX) {
+			pthread_cond_wait(&ks->wake, &ks->lock);
+			continue;
+		}
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		at = (uint64_t)until.tv_nsec + (at - now < NS_PER_S ? at - now : NS_PER_S);
+		until.tv_sec += (time_t)(at / NS_PER_S);
+		until.tv_nsec = (long)(at % NS_PER_S);
+		pthread_cond_timedwait(&ks->wake, &ks->lock, &until);
+	}
+}
+
+static void *writer_main(void *arg)
+{
+	struct ks *ks = arg;
+
+	for (;;) {
+		struct job *jobs;
+		bool stop;
+
+		pthread_mutex_lock(&ks->lock);
+		wait_for_work(ks);
+		jobs = take_jobs(ks);
+		stop = ks->stopping && jobs == NULL;
+		pthread_mutex_unlock(&ks->lock);
+		if (stop)
+			return NULL;
+		do
+			jobs = run_batch(ks, jobs, background_at(ks, jobs != NULL) <= env_mono(ks->env));
+		while (jobs != NULL);
+	}
+}
+
+static void run_inline(struct ks *ks, struct job *job)
+{
+	bool background = ks->rotation.phase != ROTATION_NONE ||
+	                  (atomic_load(&ks->works) % INLINE_SWEEP_EVERY == INLINE_SWEEP_EVERY - 1 && sweep_is_wanted(ks));
+
+	while (job != NULL)
+		job = run_batch(ks, job, background);
+	for (int tries = 0; ks->rotation.phase != ROTATION_NONE && tries < 3;) {
+		run_batch(ks, NULL, true);
+		tries += ks->retry_at > env_mono(ks->env);
+	}
+}
+
+static void submit(struct ks *ks, struct job *job)
+{
+	bool wake;
+
+	if (!ks->threaded) {
+		run_inline(ks, job);
+		return;
+	}
+	pthread_mutex_lock(&ks->lock);
+	wake = ks->first == NULL;
+	*ks->last = job;
+	ks->last = &job->next;
+	pthread_mutex_unlock(&ks->lock);
+	if (wake)
+		pthread_cond_signal(&ks->wake);
+}
+
+void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
+{
+	struct job *job = xcalloc(1, sizeof *job);
+
+	*job = (struct job){ .work = work, .done = done, .arg = arg };
+	submit(ks, job);
+}
+
+void ks_rotate_master_key(struct ks *ks, const char *path, ks_done done, void *arg)
+{
+	struct job *job = xcalloc(1, sizeof *job);
+
+	*job = (struct job){ .kind = JOB_MASTER, .path = xstrdup(path), .done = done, .arg = arg };
+	submit(ks, job);
+}
+
+void ks_rotate_data_key(struct ks *ks, ks_done done, void *arg)
+{
+	struct job *job = xcalloc(1, sizeof *job);
+
+	*job = (struct job){ .kind = JOB_ROTATE, .done = done, .arg = arg };
+	submit(ks, job);
+}
+
+void ks_stats(struct ks *ks, struct ks_stats *s)
+{
+	*s = (struct ks_stats){ .key_bytes = atomic_load(&ks->key_bytes),
+		                .file_bytes = kv_file_bytes(ks->kv),
+		                .commits = atomic_load(&ks->commits),
+		                .works = atomic_load(&ks->works),
+		                .works_failed = atomic_load(&ks->works_failed) };
+}
+
+/* ---- opening and closing -------------------------------------------------------------------------------- */
+
+enum status ks_master_key_make(const char *path, struct err *e)
+{
+	struct secret key = { NULL, 0 };
+	enum status s;
+
+	if (access(path, F_OK) == 0)
+		return err_set(e, ST_CONFLICT, "%s exists: a master key is not overwritten, for the store would be lost", path);
+	secret_alloc(&key, SEAL_KEY_LEN);
+	secret_random(key.bytes, key.len);
+	s = file_write(path, key.bytes, key.len, 0600, e);
+	secret_free(&key);
+	return s;
+}
+
+static enum status open_directory(const char *path, struct err *e)
+{
+	struct stat st;
+
+	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+		return err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", path, strerror(errno));
+	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+		return err_set(e, ST_CONFIGURATION, "%s: not a directory", path);
+	return file_check_private(path, e);
+}
+
+static enum status lock_directory(struct ks *ks, struct err *e)
+{
+	ks->lock_fd = open(ks->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (ks->lock_fd < 0)
+		return err_set(e, ST_CONFIGURATION, "%s: %s", ks->directory, strerror(errno));
+	if (flock(ks->lock_fd, LOCK_EX | LOCK_NB) != 0)
+		return err_set(e, ST_STORAGE, "%s: in use by another process: a key store has one owner", ks->directory);
+	return ST_OK;
+}
+
+static enum status open_master(struct ks *ks, struct err *e)
+{
+	enum status s = file_read_secret(ks->master_path, SEAL_KEY_LEN, &ks->master, e);
+
+	if (s == ST_OK && ks->master.len != SEAL_KEY_LEN)
+		return err_set(e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes", ks->master_path, SEAL_KEY_LEN);
+	return s;
+}
+
+/* The data keys; *fresh where there is no store yet. */
+static enum status open_keyring(struct ks *ks, bool *fresh, struct err *e)
+{
+	char *data = xasprintf("%s/data.mdb", ks->directory);
+	bool has_data = access(data, F_OK) == 0;
+
+	free(data);
+	*fresh = !has_data;
+	if (access(ks->keyring_path, F_OK) == 0)
+		return keyring_read(&ks->keyring, ks->keyring_path, &ks->master, e);
+	if (has_data)
+		return err_set(e, ST_STORAGE,
+		               "%s: missing: without it the keys at rest cannot be read: put it back, or retire the pools at "
+		               "the peers and start with an empty store",
+		               ks->keyring_path);
+	keyring_new(&ks->keyring);
+	return keyring_write(&ks->keyring, ks->keyring_path, &ks->master, e);
+}
+
+static enum status open_lmdb(struct ks *ks, struct err *e)
+{
+	const struct ks_options *o = &ks->options;
+	bool fresh = false;
+	enum status s;
+
+	ks->directory = xstrdup(o->directory);
+	ks->master_path = xstrdup(o->master_key_file);
+	ks->keyring_path = xasprintf("%s/keys", o->directory);
+	s = open_directory(ks->directory, e);
+	if (s == ST_OK)
+		s = lock_directory(ks, e);
+	if (s == ST_OK)
+		s = open_master(ks, e);
+	if (s == ST_OK)
+		s = open_keyring(ks, &fresh, e);
+	if (s == ST_OK)
+		s = kv_lmdb_open(&ks->kv, ks->directory, ks->options.max_bytes, e);
+	if (s != ST_OK)
+		return s;
+	for (unsigned i = 0; i < ks->keyring.count; i++)
+		seal_add_key(ks->seal, ks->keyring.numbers[i], ks->keyring.keys[i].bytes);
+	if (ks->keyring.count > 1)
+		ks->rotation.phase = ROTATION_SEAL;
+	return generation_open(ks, fresh, e);
+}
+
+static enum status open_memory(struct ks *ks)
+{
+	ks->kv = kv_memory_new();
+	keyring_new(&ks->keyring);
+	seal_add_key(ks->seal, ks->keyring.numbers[0], ks->keyring.keys[0].bytes);
+	return ST_OK;
+}
+
+static enum status load(struct ks *ks, struct err *e)
+{
+	enum status s = kv_begin(ks->kv);
+
+	if (s != ST_OK)
+		return err_set(e, s, "%s: cannot be read", ks->directory);
+	s = pools_load(ks, e);
+	kv_abort(ks->kv);
+	pools_committed(ks);
+	return s;
+}
+
+static void ks_free(struct ks *ks)
+{
+	chunks_free(ks);
+	pools_free(ks);
+	undo_free(ks);
+	if (ks->kv != NULL)
+		kv_close(ks->kv);
+	seal_free(ks->seal);
+	keyring_free(&ks->keyring);
+	secret_free(&ks->master);
+	if (ks->lock_fd >= 0)
+		close(ks->lock_fd);
+	pthread_mutex_destroy(&ks->lock);
+	pthread_cond_destroy(&ks->wake);
+	free(ks->directory);
+	free(ks->keyring_path);
+	free(ks->master_path);
+	free(ks);
+}
+
+static void init_condition(pthread_cond_t *c)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(c, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
+{
+	struct ks *ks = xcalloc(1, sizeof *ks);
+	enum status s;
+
+	ks->options = *o;
+	if (ks->options.max_bytes == 0)
+		ks->options.max_bytes = MAX_BYTES_DEFAULT;
+	ks->env = o->env;
+	ks->lock_fd = -1;
+	ks->last = &ks->first;
+	ks->seal = seal_new();
+	ks->damage_limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 10 };
+	pthread_mutex_init(&ks->lock, NULL);
+	init_condition(&ks->wake);
+	s = o->backend == KS_MEMORY ? open_memory(ks) : open_lmdb(ks, e);
+	if (s == ST_OK)
+		s = load(ks, e);
+	if (s == ST_OK && !o->inline_writer) {
+		ks->threaded = pthread_create(&ks->writer, NULL, writer_main, ks) == 0;
+		if (!ks->threaded)
+			s = err_set(e, ST_INTERNAL, "starting the key store's writer: no thread could be had");
+	}
+	if (s != ST_OK) {
+		ks_free(ks);
+		return s;
+	}
+	*out = ks;
+	return ST_OK;
+}
+
+/* The last generation: a copy taken before the end is an older one from now on. */
+static void close_generation(struct ks *ks)
+{
+	struct ks_txn t = { .ks = ks };
+
+	if (ks->keyring_path == NULL || kv_begin(ks->kv) != ST_OK)
+		return;
+	if (generation_put(&t) != ST_OK)
+		kv_abort(ks->kv);
+	else if (kv_commit(ks->kv) == ST_OK)
+		advance_generation_file(ks);
+}
+
+static void jobs_free(struct job *j)
+{
+	for (struct job *next; j != NULL; j = next) {
+		next = j->next;
+		job_free(j);
+	}
+}
+
+void ks_close(struct ks *ks)
+{
+	struct report *r;
+
+	if (ks->threaded) {
+		pthread_mutex_lock(&ks->lock);
+		ks->stopping = true;
+		pthread_cond_signal(&ks->wake);
+		pthread_mutex_unlock(&ks->lock);
+		pthread_join(ks->writer, NULL);
+	}
+	close_generation(ks);
+	DL_FOREACH(ks->reports, r)
+		r->ks = NULL;
+	jobs_free(ks->rotation.jobs);
+	jobs_free(ks->rotation.waiting);
+	ks_free(ks);
+}

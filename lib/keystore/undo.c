@@ -1,0 +1,206 @@
+/*
+ * undo.c - a failing work leaves nothing, and the other works of its batch lose nothing.
+ *
+ * Every change is noted before it is made: of a pool, its state; of an open chunk, which bytes were
+ * present (the bytes themselves stay until the commit); of any other value, what the database held.
+ * Undoing goes backwards through the notes.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+enum { KEY_MAX = 256 };
+
+enum undo_kind { UNDO_POOL, UNDO_CHUNK, UNDO_VALUE };
+
+struct undo_entry {
+	enum undo_kind kind;
+	struct pool *pool;
+	struct chunk_key chunk;
+	enum kv_db db;
+	bool existed;
+	size_t key_len, len;
+	uint8_t key[KEY_MAX];
+	void *was; /* struct pool_state, words of presence, or the sealed value */
+};
+
+struct undo {
+	struct undo_entry *entries;
+	size_t count, room;
+};
+
+static struct undo_entry *add(struct ks_txn *t, enum undo_kind kind, const void *was, size_t len)
+{
+	struct undo *u = t->ks->undo;
+	struct undo_entry *e;
+
+	if (u->count == u->room) {
+		u->room = u->room ? 2 * u->room : 16;
+		u->entries = xrealloc(u->entries, u->room * sizeof *u->entries);
+	}
+	e = &u->entries[u->count++];
+	e->kind = kind;
+	e->existed = was != NULL;
+	e->len = len;
+	e->was = NULL;
+	if (was != NULL) {
+		e->was = xcalloc(1, len);
+		if (len > 0)
+			memcpy(e->was, was, len);
+	}
+	return e;
+}
+
+static void forget(struct undo *u)
+{
+	for (size_t i = 0; i < u->count; i++)
+		free(u->entries[i].was);
+	u->count = 0;
+}
+
+void undo_begin(struct ks_txn *t)
+{
+	if (t->ks->undo == NULL)
+		t->ks->undo = xcalloc(1, sizeof *t->ks->undo);
+	forget(t->ks->undo);
+}
+
+void undo_free(struct ks *ks)
+{
+	if (ks->undo == NULL)
+		return;
+	forget(ks->undo);
+	free(ks->undo->entries);
+	free(ks->undo);
+	ks->undo = NULL;
+}
+
+void undo_pool(struct ks_txn *t, struct pool *p)
+{
+	if (t->undoing)
+		add(t, UNDO_POOL, p->fresh && p->stamp == 0 ? NULL : &p->now, sizeof p->now)->pool = p;
+}
+
+void undo_chunk(struct ks_txn *t, struct chunk *c)
+{
+	if (t->undoing)
+		add(t, UNDO_CHUNK, c->present, sizeof c->present)->chunk = c->key;
+}
+
+enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
+{
+	struct undo_entry *e;
+	struct kv_slice was = { NULL, 0 };
+	enum status s;
+
+	if (!t->undoing)
+		return ST_OK;
+	s = kv_get(t->ks->kv, db, place, &was);
+	if (s != ST_OK && s != ST_NOT_FOUND)
+		return s;
+	/* an empty value is a value: let it have an address */
+	e = add(t, UNDO_VALUE, s == ST_NOT_FOUND ? NULL : was.len > 0 ? was.bytes : (const uint8_t *)"", was.len);
+	e->db = db;
+	e->key_len = place.len;
+	memcpy(e->key, place.bytes, place.len);
+	return ST_OK;
+}
+
+static struct undo_entry *entry_of(struct undo *u, const struct chunk *c)
+{
+	for (size_t i = u->count; i-- > 0;)
+		if (u->entries[i].kind == UNDO_CHUNK && memcmp(&u->entries[i].chunk, &c->key, sizeof c->key) == 0)
+			return &u->entries[i];
+	return NULL;
+}
+
+/* Turns the note of the chunk's bits into one of its sealed value, for bits without bytes restore nothing. */
+void undo_chunk_leaves(struct ks_txn *t, struct chunk *c)
+{
+	struct undo_entry *e = t->undoing && c->stamp == t->stamp ? entry_of(t->ks->undo, c) : NULL;
+	struct secret plain = { NULL, 0 };
+	uint64_t now[CHUNK_WORDS];
+	unsigned present;
+	size_t len;
+
+	if (e == NULL)
+		return;
+	memcpy(now, c->present, sizeof now);
+	memcpy(c->present, e->was, sizeof now);
+	free(e->was);
+	e->was = NULL;
+	e->kind = UNDO_VALUE;
+	e->db = KV_CHUNK;
+	e->key_len = PLACE_LEN;
+	place_make(e->key, (uint32_t)c->key.pool, c->key.index);
+	present = bits_count(c->present, 0, CHUNK_BYTES);
+	e->existed = present > 0;
+	if (present > 0) {
+		secret_alloc(&plain, CHUNK_PLAIN_MAX);
+		len = chunk_encode(c, plain.bytes);
+		e->len = len + SEAL_OVERHEAD;
+		e->was = xcalloc(1, e->len);
+		seal_close(t->ks->seal, KV_CHUNK, slice_of(e->key, e->key_len), (uint16_t)present, plain.bytes, len,
+		           e->was);
+		secret_free(&plain);
+	}
+	memcpy(c->present, now, sizeof now);
+}
+
+static enum status restore_value(struct ks_txn *t, const struct undo_entry *e)
+{
+	struct ks *ks = t->ks;
+	uint8_t *room;
+
+	if (e->db == KV_CHUNK) {
+		struct chunk *c = chunk_cached(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN),
+		                               get_be(e->key + POOL_NUMBER_LEN, 8));
+
+		if (c != NULL)
+			chunk_drop(ks, c);
+	}
+	if (!e->existed)
+		return kv_delete(ks->kv, e->db, slice_of(e->key, e->key_len));
+	if (kv_reserve(ks->kv, e->db, slice_of(e->key, e->key_len), e->len, &room) != ST_OK)
+		return ST_STORAGE;
+	if (e->len > 0)
+		memcpy(room, e->was, e->len);
+	return ST_OK;
+}
+
+static enum status restore(struct ks_txn *t, struct undo_entry *e)
+{
+	struct chunk *c;
+
+	switch (e->kind) {
+	case UNDO_POOL:
+		if (e->existed)
+			e->pool->now = *(struct pool_state *)e->was;
+		else
+			pool_remove(t->ks, e->pool);
+		return ST_OK;
+	case UNDO_CHUNK:
+		c = chunk_cached(t->ks, (uint32_t)e->chunk.pool, e->chunk.index);
+		memcpy(c->present, e->was, sizeof c->present);
+		return ST_OK;
+	case UNDO_VALUE:
+		return restore_value(t, e);
+	}
+	return ST_INTERNAL;
+}
+
+enum status undo_run(struct ks_txn *t)
+{
+	struct undo *u = t->ks->undo;
+	enum status s = ST_OK;
+
+	while (u->count > 0 && s == ST_OK) {
+		struct undo_entry *e = &u->entries[u->count - 1];
+
+		s = restore(t, e);
+		free(e->was);
+		u->count--;
+	}
+	return s == ST_OK ? ST_OK : broken(t);
+}
