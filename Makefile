@@ -151,10 +151,17 @@ check: all $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
+demo: all
+	$(Q)tools/demo.sh $(BUILD)/bin
+
+# For checks and scripts.
+print-programs:
+	@echo $(PROGRAMS)
+
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all programs check check-unit clean
+.PHONY: all programs check check-unit demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
