@@ -18,6 +18,7 @@
 
 #include "../pki/ca.h"
 #include "file.h"
+#include "secret.h"
 
 enum { LAB_DAYS = 30 };
 
@@ -91,6 +92,30 @@ static enum status make_secret(const struct files *f, char *path, size_t len)
 	return status;
 }
 
+/* Both ends get a copy, which a KM removes when it has opened the link: a mark remembers that they did. */
+static enum status make_initial_secret(const struct files *f, const struct topology_link *l)
+{
+	char *mark = lab_path(f->lab, "pki/%s.given", l->name);
+	struct secret s = { NULL, 0 };
+	enum status status = ST_OK;
+
+	if (access(mark, F_OK) != 0) {
+		secret_alloc(&s, CA_INITIAL_SECRET_LEN);
+		secret_random(s.bytes, s.len);
+		for (unsigned end = 0; end < 2 && status == ST_OK; end++) {
+			char *path = lab_path(f->lab, "%s/%s.secret", l->between.items[end], l->name);
+
+			status = file_write(path, s.bytes, s.len, 0600, f->e);
+			free(path);
+		}
+		secret_free(&s);
+		if (status == ST_OK)
+			status = file_write(mark, "", 0, 0644, f->e);
+	}
+	free(mark);
+	return status;
+}
+
 static enum status open_authority(struct files *f)
 {
 	char *folder = lab_path(f->lab, "pki"), *certificate = lab_path(f->lab, "pki/ca.crt");
@@ -143,8 +168,7 @@ static enum status make_credentials(struct files *f)
 			status = make_secret(f, lab_path(lab, "%s/master.key", lab->sites[i].name), CA_MASTER_KEY_LEN);
 	}
 	for (size_t i = 0; i < f->t->links.count && status == ST_OK; i++)
-		status = make_secret(f, lab_path(lab, "pki/%s.secret", topology_link(f->t, i)->name),
-		                     CA_INITIAL_SECRET_LEN);
+		status = make_initial_secret(f, topology_link(f->t, i));
 	for (size_t i = 0; i < lab->application_count && status == ST_OK; i++)
 		status = issue(f, "app", lab->applications[i].name, NULL);
 	if (status == ST_OK)
@@ -186,7 +210,7 @@ static void print_km_links(FILE *to, const struct files *f, size_t node)
 			module = module_name(f->t, i, end);
 			fprintf(to,
 			        "%s\n\t{ name = \"%s\"; peer = \"%s\"; module = \"%s\"; "
-			        "initial_secret = \"../pki/%s.secret\"; block_size = %lld; }",
+			        "initial_secret = \"%s.secret\"; block_size = %lld; }",
 			        comma, l->name, l->between.items[!end], module, l->name, (long long)l->block_size);
 			comma = ",";
 			free(module);
