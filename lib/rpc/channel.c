@@ -362,6 +362,8 @@ static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, str
 {
 	bool sent;
 
+	if (!ch->reading)
+		read_all(ch); /* shows whether the peer has closed meanwhile, while the call is still unsent */
 	if (ch->dead)
 		return RPC_CANTSEND;
 	waiter_init(w, ch->next_xid++);
