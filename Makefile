@@ -12,6 +12,7 @@ prefix  ?= /usr/local
 CC      ?= cc
 PKG_CONFIG ?= pkg-config
 Q := $(if $(V),,@)
+comma := ,
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef
 HARDEN := -fstack-protector-strong -fPIC
@@ -74,6 +75,36 @@ OBJECTS_lib := $(foreach l,base conf rpc otp keystore route,$(OBJECTS_$(l)))
 $(BUILD)/libinternal.a: $(OBJECTS_lib) $(IDL_OBJECTS)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+# ---- libqkdn: the library for applications ----------------------------------------------------
+# Both forms stand alone and show only what qkdn.h names: the shared one by its version script, the
+# static one because everything is linked into one object whose other symbols are made local.
+LIBQKDN         := qkdn ak_client
+LIBQKDN_SONAME  := libqkdn.so.0
+LIBQKDN_SHARED  := $(BUILD)/lib/libqkdn.so.$(VERSION)
+LIBQKDN_STATIC  := $(BUILD)/lib/libqkdn.a
+LIBQKDN_PC      := $(BUILD)/lib/qkdn.pc
+OBJECTS_client  := $(LIBQKDN:%=$(BUILD)/client/%.o)
+LIBS_client     := $(shell $(PKG_CONFIG) --libs libtirpc libssl libcrypto) -lpthread
+libdir          ?= $(prefix)/lib
+includedir      ?= $(prefix)/include
+
+$(LIBQKDN_SHARED): $(OBJECTS_client) $(BUILD)/libinternal.a client/libqkdn.map
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) -shared $(LDFLAGS) $(if $(SANITIZE),,-Wl$(comma)-z$(comma)defs) \
+		-Wl,-soname,$(LIBQKDN_SONAME) -Wl,--version-script=client/libqkdn.map -o $@ \
+		$(OBJECTS_client) $(BUILD)/libinternal.a $(LIBS_client)
+	$(Q)ln -sf $(@F) $(@D)/$(LIBQKDN_SONAME) && ln -sf $(LIBQKDN_SONAME) $(@D)/libqkdn.so
+
+$(LIBQKDN_STATIC): $(OBJECTS_client) $(BUILD)/libinternal.a client/libqkdn.map
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ld -r -o $(@D)/libqkdn.o $(OBJECTS_client) $(BUILD)/libinternal.a && \
+		objcopy --wildcard --keep-global-symbol='qkdn_*' $(@D)/libqkdn.o && \
+		ar rcs $@ $(@D)/libqkdn.o && rm $(@D)/libqkdn.o
+
+$(LIBQKDN_PC): client/qkdn.pc.in Makefile
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@includedir@|$(includedir)|; s|@libdir@|$(libdir)|; s|@version@|$(VERSION)|' $< > $@
+
 $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 	@mkdir -p $(@D)
 	$(Q)echo "  CC $<"; $(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(WARN) -c -o $@ $<
@@ -85,6 +116,9 @@ PROGRAMS :=
 PROGRAMS += qkdn-pki qkdn-lab
 qkdn-pki := tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
 qkdn-lab := $(patsubst %,tools/lab/%.c,main lab topology files netns daemons process) tools/pki/ca.c
+
+PROGRAMS += qkdn-keyreq
+qkdn-keyreq := tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdnctl
 
@@ -102,8 +136,9 @@ $(BUILD)/bin/$(1): $$($(1):%.c=$(BUILD)/%.o) $(BUILD)/libinternal.a
 OBJECTS_programs += $$($(1):%.c=$(BUILD)/%.o)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$(p))))
+$(BUILD)/bin/qkdn-keyreq: $(LIBQKDN_STATIC)
 
-programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a
+programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a $(LIBQKDN_SHARED) $(LIBQKDN_STATIC) $(LIBQKDN_PC)
 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
@@ -111,16 +146,18 @@ UNITS := base daemon otp quantum_model
 UNITS += route
 UNITS += conf
 UNITS += ladder
+UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link
 UNITS += keystore
-UNITS += rpc rpc_wire rpc_bind
-UNITS += quantum_link quantum_device
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)
 
 # Units of programs: their objects beside the libraries.
+# libqkdn is tested as applications see it: through its static library.
+$(BUILD)/tests/unit/test_client.o $(BUILD)/tests/lib/fake_ksa.o: CPPFLAGS += -Itests/lib
+$(BUILD)/tests/unit/test_client: $(addprefix $(BUILD)/tests/lib/,fake_ksa.o test_pki.o) $(LIBQKDN_STATIC)
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
@@ -142,9 +179,6 @@ $(ECHO_OBJECTS): $(BUILD)/tests/unit/%.o: $(BUILD)/tests/unit/%.c
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 $(BUILD)/tests/unit/test_quantum_link: $(addprefix $(BUILD)/server/quantum/,model.o key_block.o qkd_module.o qkd_link.o)
-$(BUILD)/tests/unit/test_quantum_device: $(BUILD)/tests/lib/test_pki.o $(addprefix $(BUILD)/server/quantum/,model.o \
-	key_block.o qkd_module.o qkd_link.o device.o quantum_kq1.o quantum_kq2.o)
-$(BUILD)/tests/unit/test_quantum_device.o: CPPFLAGS += -Itests/lib
 $(RPC_TEST_OBJECTS) $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
 $(BUILD)/tests/lib/echo_ends.o $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): | $(BUILD)/tests/unit/echo.h
 $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
@@ -168,6 +202,6 @@ clean:
 
 .PHONY: all programs check check-unit demo print-programs clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
 .SECONDARY:
