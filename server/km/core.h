@@ -1,0 +1,330 @@
+/*
+ * core.h - the inside of a key manager's core; for the files of server/km alone.
+ *
+ * A work on the store runs in the writer's thread: it sees the copy of what it needs in its own
+ * struct, never a struct km. Its done callback, in the loop's thread, brings the result home.
+ */
+#ifndef QKDN_KM_CORE_H
+#define QKDN_KM_CORE_H
+
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "km.h"
+#include "log.h"
+
+enum {
+	INITIAL_SECRET_LEN = 4096,
+	AUTH_KEY_LEN = 32,     /* a one-time key of Poly1305 */
+	AUTH_SHARE = 64,       /* bytes of each block for each direction's authentication pool */
+	BLOCKS_AHEAD = 4096,   /* how far beyond the settled sequence a block may be */
+};
+
+typedef char km_name[NAME_MAX_LEN + 1];
+
+/* ---- a QKD link: km_link.c (opening, the peer), km_ingest.c (Kq), km_sync.c (Kx-1 synchronization) ---- */
+
+/* What a work needs to know of a link. Does not change once the link has an ID. */
+struct link_view {
+	struct id id;
+	struct id pools[KM_LINK_POOLS];
+	uint32_t block_size, half; /* half: bytes of a block for each direction's key pool */
+	bool leader;
+	km_name name;
+};
+
+struct link {
+	struct km *km;
+	struct link_view view; /* view.id is zero until the link was opened once */
+	km_name peer, module;
+	char *initial_secret;
+	UT_hash_handle hh; /* by name */
+
+	bool making; /* the pools are being made */
+	bool open;   /* agreed with the peer on the standing connection */
+
+	uint64_t next_sequence;            /* every lower block is settled */
+	uint64_t seen;                     /* highest sequence stored, + 1 */
+	uint8_t stored[BLOCKS_AHEAD / 8];  /* bit sequence % BLOCKS_AHEAD: stored, not settled */
+	uint64_t stock[2];                 /* bytes in the key pools out and in (leader's view), unready ones too */
+
+	/* Ranges of the outgoing key pool that are on their way; below unused_below none will ever be. */
+	unsigned uses;
+	uint64_t used_up_to, unused_below;
+	uint64_t generation_rate, consumption_rate; /* bit/s, for the controller */
+	uint32_t qber_ppm;
+
+	bool syncing;
+	uint64_t follower_next; /* leader: what the follower last said it had */
+	uint64_t stuck_since;   /* monotonic; 0: not stuck */
+	struct env_timer *sync_timer;
+
+	bool module_up, pull, pulling, out_of_credit;
+	struct env_timer *pull_timer;
+	struct log_limit complaints;
+};
+
+/* Where block sequence lies in pool p of a link. */
+uint64_t link_offset(const struct link_view *v, enum km_link_pool p, uint64_t sequence);
+size_t link_piece(const struct link_view *v, enum km_link_pool p);
+
+/* The key pool in which this end chooses ranges, and the other one. */
+const struct id *link_pool_out(const struct link *l);
+const struct id *link_pool_in(const struct link *l);
+
+struct link *link_by_name(struct km *km, const char *name);
+struct link *link_to_peer(struct km *km, const char *peer);
+
+/* A range of the outgoing key pool that ends there was taken; and one of those taken has found its end. */
+void link_use_begin(struct link *l, uint64_t end);
+void link_use_end(struct link *l);
+
+/* Wakes what waits for key bits of this link: allocation, credit. */
+void link_changed(struct link *l);
+
+void link_peer_up(struct link *l, bool up);
+void link_sync_soon(struct link *l, uint64_t after_ns); /* leader: look for blocks to synchronize */
+void link_module_up(struct link *l, bool up);
+void link_check_credit(struct link *l);
+
+bool link_has(const struct link *l, uint64_t sequence);
+void link_mark(struct link *l, uint64_t sequence, bool stored);
+/* Blocks below next are settled; forgets their marks. */
+void link_settled(struct link *l, uint64_t next);
+
+/* Complains, bounded. */
+void link_complain(struct link *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* The durable note of a link ("link/NAME"): a record of this machine, not of the wire. */
+struct link_note {
+	uint32_t version; /* LINK_NOTE_VERSION */
+	uint32_t block_size;
+	struct id id;
+	uint64_t next_sequence;
+	uint64_t last_first; /* follower: the last window it settled, to answer a lost answer again */
+	uint32_t last_count;
+	uint8_t last_settled[KM_WINDOW_MAX];
+};
+enum { LINK_NOTE_VERSION = 1 };
+MUST_CHECK enum status link_note_get(struct ks_txn *t, const char *link, struct link_note *n);
+MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const struct link_note *n);
+
+/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c (Ak) ------------ */
+
+/*
+ * A fill is a range of key bits on its way into a KSA pool (km_fill.c). How it gets to the destination is
+ * its method: allocation from the link to a neighbour (km_allocate.c), relay (km_relay.c), or, in case 1,
+ * reservation and allocation by a controller (km_control.c).
+ */
+enum fill_method { FILL_ALLOCATION = 1, FILL_RELAY, FILL_RESERVATION };
+
+enum fill_stage {
+	FILL_TAKING,    /* its bytes are being written into the pool, beyond ready */
+	FILL_SENDING,   /* the method is at work */
+	FILL_ARRIVED,   /* the destination has it; verified when it is the first */
+	FILL_VERIFYING,
+	FILL_SETTLING,
+	FILL_VOIDING,   /* ends at the destination, then here */
+	FILL_VOIDED,    /* ended there; settled here when it is the first */
+};
+
+/* What survives a kill: "fill/", the pool's ID and the offset. */
+struct fill_note {
+	uint32_t version; /* FILL_VERSION */
+	uint32_t method;
+	uint32_t len;
+	uint64_t ksa_offset, link_offset;
+	uint64_t expires; /* UTC; a reservation that is not allocated by then is void */
+	struct id relay;
+	km_name link;
+};
+enum { FILL_VERSION = 2, FILL_TAG_KEY = AUTH_KEY_LEN, FILL_LEAST = 1024, FILL_MOST = 1024 * 1024, FILL_GRANULE = 32 };
+
+struct fill {
+	struct ksa_pool *pool;
+	struct id pool_id; /* the pool may have been made anew since */
+	struct fill *prev, *next;
+	struct fill_note note;
+	enum fill_stage stage;
+	struct id trace;
+	struct env_timer *timer;
+	void (*again)(struct fill *f); /* what the timer does */
+	struct transit *transit;       /* FILL_RELAY: the attempt under way */
+	km_reply reply;                /* FILL_RESERVATION: the controller waits for this */
+	void *reply_arg;
+};
+
+/* The KSA pool of an ordered pair whose source is this KM. */
+struct ksa_pool {
+	struct km *km;
+	km_name destination;
+	struct id id;      /* zero until made */
+	struct id retire;  /* its predecessor, not to be used again; zero: none */
+	UT_hash_handle hh; /* by destination */
+	bool making, open;
+	uint64_t stock, ready; /* bytes */
+	bool filling;          /* between low and high water */
+	struct fill *fills;    /* in the order of their offsets */
+	uint64_t in_flight;    /* bytes of them */
+	uint64_t try_again_at; /* monotonic: no new fill before */
+	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
+	struct request *waiting; /* key requests that wait for keys, highest priority first */
+	unsigned waiting_count;
+	struct request *taken; /* keys taken, to be assigned with the next message */
+	bool flush_posted;
+};
+
+struct ksa_pool *ksa_pool_to(struct km *km, const char *destination); /* makes it where it is new */
+void ksa_pool_make(struct ksa_pool *p);
+void ksa_pool_peer_up(struct ksa_pool *p, bool up);
+void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
+void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
+void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
+
+/* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */
+struct fill_source {
+	enum fill_method method;
+	uint64_t len_most, len_least; /* bytes */
+	uint64_t link_reserve;        /* bytes of the link pool not to be touched */
+	const struct link *link;      /* its outgoing key pool is taken from; NULL: fresh random bytes */
+	uint64_t expires;
+	struct id relay, trace;
+};
+void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*taken)(struct fill *f, enum status s));
+void fill_resume(struct ksa_pool *p, const struct fill_note *note);
+struct fill *fill_by_relay(struct km *km, const struct id *relay);
+
+/* The method's reports. */
+void fill_arrived(struct fill *f);
+void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
+void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
+
+/* The methods' beginnings. */
+void allocation_send(struct fill *f);
+void relay_send(struct fill *f);
+void relay_abandon(struct fill *f);
+
+/* ---- relay: km_transit.c (a range on its way over this node), km_relay.c (its ends) ------------------------ */
+
+struct transit;
+
+enum transit_origin {
+	FROM_KSA_POOL, /* the source: the range stands in its KSA pool (case 2) */
+	FROM_LINK,     /* the second node in case 1: the range is keys shared with the first */
+	FROM_RELAY     /* a node on the way */
+};
+
+/* What is known of a transit when it begins; names and route are copied. */
+struct transit_plan {
+	enum transit_origin origin;
+	struct id trace, relay, ksa_pool;
+	const char *source, *destination, *relayer;
+	uint64_t ksa_offset, expires;
+	uint32_t len, relay_case;
+	struct km_route route; /* hops_left 0: whole, or empty where it has to be asked for; else the nodes visited */
+	uint32_t hops_left;
+	/* FROM_LINK, FROM_RELAY: where the range or its pad lies */
+	const struct link *in;
+	uint32_t pad_count;
+	const struct km_pad *pads;
+	uint64_t unused_below;
+	const struct km_relay *message; /* FROM_RELAY */
+};
+
+/* s: ST_OK: the destination has it. certain: nothing behind this node has it or ever will. */
+typedef void (*transit_done)(void *arg, enum status s, bool certain, const char *text);
+struct transit *transit_new(struct km *km, const struct transit_plan *plan, transit_done done, void *arg);
+void transit_forget(struct transit *t); /* its done is not called any more */
+
+/* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
+void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
+/* Takes a relay's pads and opens its ciphertext into text. Runs in a work. */
+MUST_CHECK enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struct km_relay *m,
+                                  struct secret *text);
+/* A copy of a relay message that lives by itself; free() frees all of it. */
+struct km_relay *relay_copy(const struct km_relay *m);
+
+/* ---- the controller: km_control.c ---------------------------------------------------------------------------- */
+
+struct control {
+	char *name; /* NULL: this KM has no controller */
+	bool up, registered, distributed;
+	uint64_t report_interval, report_at;
+};
+
+void control_peer_up(struct km *km, bool up);
+void control_tick(struct km *km);
+void control_report_links(struct km *km);
+
+/* The KSA pool of a pair whose destination is this KM; found by ID or by source. */
+struct ksa_inbound {
+	struct id id;
+	km_name source;
+	UT_hash_handle hh; /* by ID */
+};
+struct ksa_inbound *ksa_inbound_by_id(struct km *km, const struct id *id);
+struct ksa_inbound *ksa_inbound_from(struct km *km, const char *source);
+void ksa_inbound_add(struct km *km, const struct id *id, const char *source);
+
+/* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */
+MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,
+                                     uint8_t tag[KM_TAG_LEN]);
+/* Makes a verified range usable: voids the tag's key, moves ready behind it. Runs in a work. */
+MUST_CHECK enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len);
+
+/* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
+MUST_CHECK enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used);
+MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
+
+/* ---- the whole ---------------------------------------------------------------------------------------- */
+
+struct application {
+	km_name name, km;
+	unsigned waiting;
+	UT_hash_handle hh; /* by name */
+};
+
+struct km {
+	km_name name;
+	struct env *env;
+	struct ks *ks;
+	const struct km_wire *wire;
+	void *wire_ctx;
+	struct km_limits limits;
+	struct km_counters counters;
+	bool loaded, stopping;
+	void (*ready)(void *arg);
+	void *ready_arg;
+	struct link *links;
+	struct application *applications;
+	struct ksa_pool *pools;
+	struct ksa_inbound *inbound;
+	struct control control;
+	struct transit *transits;
+	struct env_timer *tick;
+	unsigned ticks;
+	bool expiring;
+};
+
+struct application *application_by_name(struct km *km, const char *name);
+void km_send(struct km *km, enum km_message m, const char *to, const void *message, km_answered answered,
+             void *arg);
+void km_trace_new(struct km *km, struct id *trace);
+
+/* Answers with a status and a text, or with success. */
+void km_refuse(km_reply reply, void *arg, enum status s, const char *fmt, ...) PRINTF_LIKE(4, 5);
+void km_done(km_reply reply, void *arg);
+
+/* The handlers of received messages, one per row of km.c's table. */
+typedef void km_handler(struct km *km, const char *from, const void *message, km_reply reply, void *arg);
+km_handler handle_key_request, handle_key_request_with_id, handle_status;
+km_handler handle_key_supply, handle_key_sync, handle_register, handle_alarm;
+km_handler handle_link_open, handle_link_sync, handle_allocate, handle_relay, handle_completion;
+km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
+km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
+
+/* Load what the store remembers; run in the works of km.c's start. */
+void link_load(struct ks_txn *t, struct link_view *v, struct link_note *note, uint8_t *stored, uint64_t *seen);
+
+#endif

@@ -1,0 +1,50 @@
+/* km_conf.h - the settings of qkdn-kmd (qkdn-kmd.conf(5)). */
+#ifndef QKDN_KM_CONF_H
+#define QKDN_KM_CONF_H
+
+#include "conf.h"
+
+struct km_conf_link {
+	char *name, *peer, *module, *initial_secret;
+	int64_t block_size;
+};
+
+struct km_conf_peer {
+	char *name, *address, *dns_name;
+};
+
+struct km_conf_application {
+	char *name, *km;
+};
+
+struct km_conf {
+	char *name;
+	struct conf_strings listen;
+	int rpcbind; /* enum km_conf_rpcbind */
+	char *certificate, *private_key, *authority, *trace;
+	struct {
+		char *directory, *master_key;
+		int64_t max_size;
+	} store;
+	struct conf_list links, peers, applications;
+	struct {
+		int64_t default_size, min_size, max_size, max_per_request;
+		int64_t lifetime, low_water, high_water, link_reserve, link_max_stock;
+	} keys;
+	struct {
+		int64_t deadline, max_deadline, max_waiting;
+	} requests;
+	struct {
+		char *name, *address, *dns_name;
+	} controller; /* name NULL: none */
+	int64_t call_timeout, missing_block_grace;
+};
+
+enum km_conf_rpcbind { RPCBIND_OFF, RPCBIND_TRY, RPCBIND_REQUIRED };
+
+extern const struct conf_option km_conf_options[];
+
+/* What no single setting shows: that settings fit together. */
+MUST_CHECK enum status km_conf_check(const struct km_conf *c, struct err *e);
+
+#endif

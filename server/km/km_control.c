@@ -1,0 +1,276 @@
+/*
+ * km_control.c - the KM and its QKDN controller (Ck): registration, reports, and relay in case 1 (I.4b),
+ * which the controller drives.
+ *
+ * Without its controller a KM goes on with its neighbours; it asks for routes again when the controller
+ * is back.
+ */
+#include <stdlib.h>
+
+#include "core.h"
+
+/* ---- registration and reports -------------------------------------------------------------------------- */
+
+static void told(enum status s, const void *answer, void *arg)
+{
+	const struct km_answer *a = answer;
+	struct km *km = arg;
+
+	if (s == ST_OK && a->err.status != ST_OK)
+		log_warning("controller %s: %s", km->control.name, a->err.text);
+}
+
+void control_report_links(struct km *km)
+{
+	struct km_ck_link_state *states;
+	struct km_ck_link_status m = { .km = km->name };
+
+	if (!km->control.registered)
+		return;
+	states = xcalloc(HASH_COUNT(km->links), sizeof *states);
+	for (struct link *l = km->links; l != NULL; l = l->hh.next) {
+		struct km_ck_link_state *s = &states[m.count++];
+
+		s->link = l->view.name;
+		s->peer = l->peer;
+		s->up = l->open;
+		s->stock = l->stock[l->view.leader ? 0 : 1];
+		s->generation_rate = l->generation_rate;
+		s->consumption_rate = l->consumption_rate;
+		s->qber_ppm = l->qber_ppm;
+		s->reported_at = env_utc(km->env);
+	}
+	m.links = states;
+	km_trace_new(km, &m.trace);
+	km_send(km, KM_CK_LINK_STATUS, km->control.name, &m, told, km);
+	free(states);
+}
+
+static void report_pools(struct km *km)
+{
+	struct km_ck_pool_state *states = xcalloc(HASH_COUNT(km->pools), sizeof *states);
+	struct km_ck_key_store_status m = { .km = km->name };
+
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next) {
+		if (!p->open)
+			continue;
+		states[m.count++] = (struct km_ck_pool_state){ .peer = p->destination,
+			                                       .stock = p->stock,
+			                                       .low_water = km->limits.ksa_low_water,
+			                                       .high_water = km->limits.ksa_high_water };
+	}
+	m.pools = states;
+	km_trace_new(km, &m.trace);
+	if (m.count > 0)
+		km_send(km, KM_CK_KEY_STORE_STATUS, km->control.name, &m, told, km);
+	free(states);
+}
+
+static void registered(enum status s, const void *answer, void *arg)
+{
+	const struct km_ck_register_answer *a = answer;
+	struct km *km = arg;
+
+	if (s != ST_OK || !km->control.up)
+		return;
+	if (a->answer.err.status != ST_OK) {
+		log_error("controller %s refused this KM: %s", km->control.name, a->answer.err.text);
+		return;
+	}
+	km->control.registered = true;
+	km->control.distributed = a->distributed;
+	km->control.report_interval = a->report_interval;
+	log_info("registered with controller %s (%s)", a->controller, a->distributed ? "distributed" : "centralized");
+	control_report_links(km);
+	report_pools(km);
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+		ksa_pool_fill(p);
+}
+
+void control_peer_up(struct km *km, bool up)
+{
+	struct km_ck_register m = { .km = km->name };
+
+	km->control.up = up;
+	km->control.registered = false;
+	if (!up)
+		return;
+	km_trace_new(km, &m.trace);
+	km_send(km, KM_CK_REGISTER, km->control.name, &m, registered, km);
+}
+
+void control_tick(struct km *km)
+{
+	uint64_t now = env_mono(km->env);
+
+	if (!km->control.registered || now < km->control.report_at)
+		return;
+	km->control.report_at = now + km->control.report_interval;
+	control_report_links(km);
+	report_pools(km);
+}
+
+/* ---- I.4b at the first node: reservation, allocation, void -------------------------------------------------- */
+
+static void reservation_lapsed(struct fill *f)
+{
+	fill_failed(f, ST_TIMED_OUT, "the reservation lapsed");
+}
+
+static void reserved(struct fill *f, enum status s)
+{
+	struct km *km = f->pool->km;
+	struct km_ck_reservation_answer a = { .link = f->note.link,
+		                              .link_offset = f->note.link_offset,
+		                              .ksa_pool = f->pool->id,
+		                              .ksa_offset = f->note.ksa_offset };
+	uint64_t now = env_utc(km->env);
+	km_reply reply = f->reply;
+
+	f->reply = NULL;
+	if (s != ST_OK) {
+		km_refuse(reply, f->reply_arg, s, "reserving keys at %s: %s", km->name,
+		          s == ST_TOO_FEW_KEYS ? "too few are on the link in one piece" : status_name(s));
+		return;
+	}
+	fill_later(f, f->note.expires > now ? f->note.expires - now : 0, reservation_lapsed);
+	reply(&a.answer, f->reply_arg);
+}
+
+void handle_ck_reservation(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_ck_reservation *m = message;
+	const struct km_route *r = &m->route;
+	struct fill_source source = { .method = FILL_RESERVATION,
+		                      .expires = m->expires,
+		                      .relay = m->relay,
+		                      .trace = m->trace };
+	struct fill *known = fill_by_relay(km, &m->relay);
+	struct ksa_pool *p;
+
+	if (km->control.name == NULL || strcmp(from, km->control.name) != 0) {
+		km_refuse(reply, arg, ST_DENIED, "%s is not the controller of %s", from, km->name);
+		return;
+	}
+	if (known != NULL) { /* asked again */
+		known->reply = reply;
+		known->reply_arg = arg;
+		if (known->stage != FILL_TAKING)
+			reserved(known, ST_OK);
+		return;
+	}
+	if (r->count < 3 || strcmp(r->nodes[0], km->name) != 0 || m->len < FILL_LEAST || m->len > FILL_MOST ||
+	    m->len % FILL_GRANULE != 0) {
+		km_refuse(reply, arg, ST_BAD_REQUEST, "reserving keys at %s: the route begins elsewhere, or %u bytes is not "
+		          "a multiple of %d between %d and %d", km->name, m->len, FILL_GRANULE, FILL_LEAST, FILL_MOST);
+		return;
+	}
+	source.link = link_to_peer(km, r->nodes[1]);
+	p = ksa_pool_to(km, r->nodes[r->count - 1]);
+	if (!p->open)
+		ksa_pool_make(p);
+	if (source.link == NULL || !source.link->open || !p->open) {
+		km_refuse(reply, arg, source.link == NULL || !source.link->open ? ST_LINK_DOWN : ST_BUSY,
+		          "reserving keys at %s: the link to %s or the KSA pool to %s is not open", km->name, r->nodes[1],
+		          p->destination);
+		return;
+	}
+	source.len_least = source.len_most = m->len;
+	fill_new(p, &source, reserved);
+	known = fill_by_relay(km, &m->relay);
+	known->reply = reply;
+	known->reply_arg = arg;
+}
+
+void handle_ck_allocation(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_ck_relay_id *m = message;
+	struct fill *f = fill_by_relay(km, &m->relay);
+
+	if (km->control.name == NULL || strcmp(from, km->control.name) != 0)
+		km_refuse(reply, arg, ST_DENIED, "%s is not the controller of %s", from, km->name);
+	else if (f == NULL || f->note.method != FILL_RESERVATION)
+		km_refuse(reply, arg, ST_NOT_FOUND, "%s has no such reservation: it was allocated, or lapsed", km->name);
+	else if (f->stage != FILL_SENDING)
+		km_refuse(reply, arg, ST_BUSY, "the reservation is being allocated or voided already");
+	else {
+		env_timer_stop(km->env, f->timer);
+		f->reply = reply;
+		f->reply_arg = arg;
+		fill_arrived(f);
+	}
+}
+
+void handle_ck_void(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_ck_relay_id *m = message;
+	struct fill *f = fill_by_relay(km, &m->relay);
+
+	if (km->control.name == NULL || strcmp(from, km->control.name) != 0) {
+		km_refuse(reply, arg, ST_DENIED, "%s is not the controller of %s", from, km->name);
+		return;
+	}
+	if (f != NULL && f->note.method == FILL_RESERVATION && f->stage == FILL_SENDING)
+		fill_failed(f, ST_KEY_GONE, "the controller voided the reservation");
+	km_done(reply, arg);
+}
+
+/* ---- I.4b at the second node: relay of the keys it shares with the first --------------------------------------- */
+
+struct ordered {
+	struct km *km;
+	km_reply reply;
+	void *arg;
+};
+
+static void ordered_done(void *arg, enum status s, bool certain, const char *text)
+{
+	struct ordered *o = arg;
+
+	(void)certain;
+	if (s == ST_OK)
+		km_done(o->reply, o->arg);
+	else
+		km_refuse(o->reply, o->arg, s, "relay from %s: %s", o->km->name, text);
+	free(o);
+}
+
+void handle_ck_relay(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_ck_relay *m = message;
+	const struct km_route *r = &m->route;
+	struct link *in = link_by_name(km, m->link);
+	struct km_pad pad = { m->link_offset, m->len };
+	struct transit_plan plan = { .origin = FROM_LINK,
+		                     .trace = m->trace,
+		                     .relay = m->relay,
+		                     .ksa_pool = m->ksa_pool,
+		                     .relayer = km->name,
+		                     .ksa_offset = m->ksa_offset,
+		                     .expires = m->expires,
+		                     .len = m->len,
+		                     .relay_case = 1,
+		                     .route = m->route,
+		                     .in = in,
+		                     .pad_count = 1,
+		                     .pads = &pad };
+	struct ordered *o;
+
+	if (km->control.name == NULL || strcmp(from, km->control.name) != 0) {
+		km_refuse(reply, arg, ST_DENIED, "%s is not the controller of %s", from, km->name);
+		return;
+	}
+	if (r->count < 3 || strcmp(r->nodes[1], km->name) != 0 || in == NULL || strcmp(in->peer, r->nodes[0]) != 0 ||
+	    m->len < FILL_LEAST || m->len > FILL_MOST) {
+		km_refuse(reply, arg, ST_BAD_REQUEST, "relay from %s: it is not the second node of the route, or has no such "
+		          "link to the first, or the length is out of bounds", km->name);
+		return;
+	}
+	plan.source = r->nodes[0];
+	plan.destination = r->nodes[r->count - 1];
+	o = xcalloc(1, sizeof *o);
+	o->km = km;
+	o->reply = reply;
+	o->arg = arg;
+	transit_new(km, &plan, ordered_done, o);
+}

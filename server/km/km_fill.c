@@ -1,0 +1,479 @@
+/*
+ * km_fill.c - how key bits get into a KSA pool: taken, brought to the destination by a method, verified
+ * over Kx-2, ready.
+ *
+ * Several ranges may be on their way into a pool; they are verified and made ready in the order of
+ * their offsets. The note of a range is written with its bytes and removed when it is ready or void, so a
+ * kill between any two steps leaves the note, and the range is taken up again (fill_resume). A range
+ * that cannot be brought is voided at the destination first, then here: until the destination has
+ * answered that it is void, it may have arrived.
+ */
+#include <stdlib.h>
+
+#include "core.h"
+
+enum {
+	FILLS_MOST = 4,
+	RETRY_NS = 200 * 1000 * 1000,
+};
+static const uint64_t PAUSE_AFTER_FAILURE = NS_PER_S / 2;
+
+static void advance(struct ksa_pool *p);
+static void void_there(struct fill *f);
+
+/* ---- works ------------------------------------------------------------------------------------------- */
+
+struct fill_work {
+	struct fill *fill;
+	struct id pool, link_pool; /* link_pool zero: fresh random bytes */
+	uint64_t least, most, reserve;
+	struct secret random;
+	struct fill_note note;
+	uint8_t tag[KM_TAG_LEN];
+	struct ks_pool state;
+	void (*taken)(struct fill *f, enum status s);
+};
+
+static size_t fill_key(char key[KS_NOTE_KEY_MAX], const struct id *pool, uint64_t offset)
+{
+	memcpy(key, "fill/", 5);
+	memcpy(key + 5, pool->bytes, ID_LEN);
+	for (int i = 0; i < 8; i++)
+		key[5 + ID_LEN + i] = (char)(offset >> (56 - 8 * i));
+	return 5 + ID_LEN + 8;
+}
+
+/* The bytes of a new fill: from the link pool, or the random ones. */
+static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secret *bytes)
+{
+	struct ks_pool link;
+	uint64_t most = w->most;
+	enum status s;
+
+	if (id_is_zero(&w->link_pool)) {
+		secret_copy(bytes, w->random.bytes, w->random.len);
+		return ST_OK;
+	}
+	s = ks_pool_get(t, &w->link_pool, &link);
+	if (s != ST_OK)
+		return s;
+	if (link.stock < w->reserve + w->least)
+		return ST_TOO_FEW_KEYS;
+	if (most > link.stock - w->reserve)
+		most = link.stock - w->reserve;
+	return ks_take(t, &w->link_pool, w->least, most, FILL_GRANULE, &w->note.link_offset, bytes);
+}
+
+static enum status take_work(struct ks_txn *t, void *arg)
+{
+	struct fill_work *w = arg;
+	struct secret bytes = { NULL, 0 };
+	char key[KS_NOTE_KEY_MAX];
+	enum status s = ks_pool_get(t, &w->pool, &w->state);
+
+	if (s == ST_OK)
+		s = take_bytes(t, w, &bytes);
+	if (s != ST_OK)
+		return s;
+	w->note.len = (uint32_t)bytes.len;
+	w->note.ksa_offset = w->state.tail;
+	s = ks_append(t, &w->pool, w->note.ksa_offset, bytes.bytes, bytes.len);
+	secret_free(&bytes);
+	return s == ST_OK ? ks_note_put(t, key, fill_key(key, &w->pool, w->note.ksa_offset), &w->note, sizeof w->note)
+	                  : s;
+}
+
+static enum status prove_work(struct ks_txn *t, void *arg)
+{
+	struct fill_work *w = arg;
+
+	return ksa_range_tag(t, &w->pool, w->note.ksa_offset, w->note.len, w->tag);
+}
+
+static enum status settle_work(struct ks_txn *t, void *arg)
+{
+	struct fill_work *w = arg;
+	char key[KS_NOTE_KEY_MAX];
+	enum status s = ksa_range_settle(t, &w->pool, w->note.ksa_offset, w->note.len);
+
+	if (s == ST_OK)
+		s = ks_note_delete(t, key, fill_key(key, &w->pool, w->note.ksa_offset));
+	return s == ST_OK ? ks_pool_get(t, &w->pool, &w->state) : s;
+}
+
+static enum status void_work(struct ks_txn *t, void *arg)
+{
+	struct fill_work *w = arg;
+	char key[KS_NOTE_KEY_MAX];
+	enum status s = ks_void(t, &w->pool, w->note.ksa_offset, w->note.len, NULL);
+
+	if (s == ST_OK)
+		s = ks_settle(t, &w->pool, w->note.ksa_offset + w->note.len);
+	if (s == ST_OK || s == ST_KEY_GONE) /* the whole pool was retired */
+		s = ks_note_delete(t, key, fill_key(key, &w->pool, w->note.ksa_offset));
+	return s == ST_OK ? ks_pool_get(t, &w->pool, &w->state) : s;
+}
+
+static void submit(struct fill *f, ks_work work, ks_done done)
+{
+	struct fill_work *w = xcalloc(1, sizeof *w);
+
+	w->fill = f;
+	w->pool = f->pool_id;
+	w->note = f->note;
+	ks_submit(f->pool->km->ks, work, done, w);
+}
+
+/* ---- a fill's life ------------------------------------------------------------------------------------- */
+
+static struct fill *fill_alloc(struct ksa_pool *p, const struct id *trace)
+{
+	struct fill *f = xcalloc(1, sizeof *f);
+
+	f->pool = p;
+	f->pool_id = p->id;
+	f->trace = *trace;
+	DL_APPEND(p->fills, f);
+	return f;
+}
+
+static void fill_free(struct fill *f)
+{
+	if (f->transit != NULL)
+		relay_abandon(f);
+	DL_DELETE(f->pool->fills, f);
+	env_timer_free(f->pool->km->env, f->timer);
+	free(f);
+}
+
+static void timer_fired(void *arg)
+{
+	struct fill *f = arg;
+
+	f->again(f);
+}
+
+void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f))
+{
+	struct env *env = f->pool->km->env;
+
+	f->again = again;
+	if (f->timer == NULL)
+		f->timer = env_timer_new(env, timer_fired, f);
+	env_timer_set(env, f->timer, after);
+}
+
+static void fill_over(struct fill *f, const struct ks_pool *state)
+{
+	struct ksa_pool *p = f->pool;
+
+	p->in_flight -= f->note.len;
+	p->stock = state->stock;
+	p->ready = state->ready;
+	fill_free(f);
+	ksa_pool_ready(p);
+	advance(p);
+	ksa_pool_fill(p);
+}
+
+static void over_later(struct fill *f)
+{
+	f->stage = f->stage == FILL_SETTLING ? FILL_ARRIVED : FILL_VOIDED;
+	advance(f->pool);
+}
+
+static void answer_controller(struct fill *f, enum status s, const char *text)
+{
+	if (f->reply == NULL)
+		return;
+	if (s == ST_OK)
+		km_done(f->reply, f->reply_arg);
+	else
+		km_refuse(f->reply, f->reply_arg, s, "%s", text);
+	f->reply = NULL;
+}
+
+static void settled(enum status s, void *arg)
+{
+	struct fill_work *w = arg;
+	struct fill *f = w->fill;
+
+	if (s == ST_OK) {
+		f->pool->failure.status = ST_OK;
+		answer_controller(f, ST_OK, "");
+		fill_over(f, &w->state);
+	} else {
+		log_error("KSA pool to %s: making a range ready: %s", f->pool->destination, status_name(s));
+		fill_later(f, NS_PER_S, over_later);
+	}
+	free(w);
+}
+
+static void voided(enum status s, void *arg)
+{
+	struct fill_work *w = arg;
+	struct fill *f = w->fill;
+
+	if (s == ST_OK) {
+		f->pool->km->counters.bytes_voided += f->note.len;
+		log_warning("KSA pool to %s: %u bytes on their way were given up", f->pool->destination, f->note.len);
+		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
+		fill_over(f, &w->state);
+	} else {
+		log_error("KSA pool to %s: voiding a range: %s", f->pool->destination, status_name(s));
+		fill_later(f, NS_PER_S, over_later);
+	}
+	free(w);
+}
+
+static void verify_again(struct fill *f)
+{
+	f->stage = FILL_ARRIVED;
+	advance(f->pool);
+}
+
+static void verify_answered(enum status s, const void *answer, void *arg)
+{
+	const struct km_answer *a = answer;
+	struct fill *f = arg;
+
+	if (s == ST_OK && a->err.status == ST_OK) {
+		f->stage = FILL_SETTLING;
+		submit(f, settle_work, settled);
+	} else if (s == ST_OK && (a->err.status == ST_MISMATCH || a->err.status == ST_KEY_GONE)) {
+		fill_failed(f, a->err.status, a->err.text);
+	} else {
+		fill_later(f, RETRY_NS, verify_again);
+	}
+}
+
+static void proved(enum status s, void *arg)
+{
+	struct fill_work *w = arg;
+	struct fill *f = w->fill;
+	struct km_verify m = { .trace = f->trace, .pool = w->pool, .offset = w->note.ksa_offset, .len = w->note.len };
+
+	if (s == ST_OK) {
+		memcpy(m.tag, w->tag, sizeof m.tag);
+		km_send(f->pool->km, KM_VERIFY, f->pool->destination, &m, verify_answered, f);
+	} else if (s == ST_KEY_GONE) {
+		fill_failed(f, s, "its bytes are gone here");
+	} else {
+		fill_later(f, NS_PER_S, verify_again);
+	}
+	free(w);
+}
+
+/* Takes the first of the pool's fills to its next stage, if that is due. */
+static void advance(struct ksa_pool *p)
+{
+	struct fill *f = p->fills;
+
+	if (f == NULL || p->km->stopping)
+		return;
+	if (f->stage == FILL_ARRIVED && !id_equal(&f->pool_id, &p->id))
+		f->stage = FILL_VOIDED;
+	if (f->stage == FILL_ARRIVED && p->open) {
+		f->stage = FILL_VERIFYING;
+		submit(f, prove_work, proved);
+	} else if (f->stage == FILL_ARRIVED) {
+		fill_later(f, RETRY_NS, verify_again);
+	} else if (f->stage == FILL_VOIDED) {
+		f->stage = FILL_VOIDING;
+		submit(f, void_work, voided);
+	}
+}
+
+void fill_arrived(struct fill *f)
+{
+	if (f->stage != FILL_SENDING)
+		return;
+	f->stage = FILL_ARRIVED;
+	advance(f->pool);
+}
+
+static void void_answered(enum status s, const void *answer, void *arg)
+{
+	const struct km_answer *a = answer;
+	struct fill *f = arg;
+
+	if (s == ST_OK && a->err.status != ST_STORAGE && a->err.status != ST_BUSY) {
+		f->stage = FILL_VOIDED;
+		advance(f->pool);
+	} else {
+		fill_later(f, RETRY_NS, void_there);
+	}
+}
+
+static void void_there(struct fill *f)
+{
+	struct km_void m = { .trace = f->trace, .pool = f->pool_id, .offset = f->note.ksa_offset, .len = f->note.len };
+
+	if (!f->pool->open) {
+		fill_later(f, RETRY_NS, void_there);
+		return;
+	}
+	km_send(f->pool->km, KM_VOID, f->pool->destination, &m, void_answered, f);
+}
+
+void fill_failed(struct fill *f, enum status s, const char *text)
+{
+	struct ksa_pool *p = f->pool;
+
+	err_set(&p->failure, s, "%s", text);
+	log_warning("KSA pool to %s: %u bytes did not arrive (%s): %s", p->destination, f->note.len, status_name(s),
+	            text);
+	p->try_again_at = env_mono(p->km->env) + PAUSE_AFTER_FAILURE;
+	f->stage = FILL_VOIDING;
+	void_there(f);
+}
+
+/* ---- beginnings ---------------------------------------------------------------------------------------------- */
+
+static void taken(enum status s, void *arg)
+{
+	struct fill_work *w = arg;
+	struct fill *f = w->fill;
+	void (*then)(struct fill *, enum status) = w->taken;
+
+	secret_free(&w->random);
+	if (s == ST_OK) {
+		f->note = w->note;
+		f->stage = FILL_SENDING;
+		f->pool->in_flight += f->note.len;
+	} else if (s != ST_TOO_FEW_KEYS) {
+		log_error("KSA pool to %s: taking key bits for it: %s", f->pool->destination, status_name(s));
+	}
+	free(w);
+	then(f, s); /* while the fill still stands: a failed one says who waits for it */
+	if (s != ST_OK)
+		fill_free(f);
+}
+
+void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*then)(struct fill *f, enum status s))
+{
+	struct fill *f = fill_alloc(p, &source->trace);
+	struct fill_work *w = xcalloc(1, sizeof *w);
+
+	w->fill = f;
+	w->pool = p->id;
+	w->least = source->len_least;
+	w->most = source->len_most;
+	w->reserve = source->link_reserve;
+	w->taken = then;
+	w->note.version = FILL_VERSION;
+	w->note.method = source->method;
+	w->note.relay = source->relay;
+	w->note.expires = source->expires;
+	if (source->link != NULL) {
+		w->link_pool = *link_pool_out(source->link);
+		strcpy(w->note.link, source->link->view.name);
+	} else {
+		secret_alloc(&w->random, source->len_most);
+		env_random(p->km->env, w->random.bytes, w->random.len);
+	}
+	f->note = w->note;
+	ks_submit(p->km->ks, take_work, taken, w);
+}
+
+static bool is_taking(const struct ksa_pool *p, unsigned *count)
+{
+	const struct fill *f;
+	bool taking = false;
+
+	*count = 0;
+	DL_FOREACH (p->fills, f) {
+		taking |= f->stage == FILL_TAKING;
+		++*count;
+	}
+	return taking;
+}
+
+static void begun(struct fill *f, enum status s)
+{
+	struct ksa_pool *p = f->pool;
+
+	if (s != ST_OK) {
+		p->try_again_at = env_mono(p->km->env) + NS_PER_S / 50;
+		return;
+	}
+	if (f->note.method == FILL_RELAY)
+		relay_send(f);
+	else
+		allocation_send(f);
+	ksa_pool_fill(p);
+}
+
+/* How many bytes the next fill should be; 0: none is wanted. Keeps between low and high water. */
+static uint64_t wanted(struct ksa_pool *p)
+{
+	const struct km_limits *limits = &p->km->limits;
+	uint64_t have = p->stock + p->in_flight, want;
+
+	if (have < limits->ksa_low_water)
+		p->filling = true;
+	if (have >= limits->ksa_high_water)
+		p->filling = false;
+	if (!p->filling && (p->waiting == NULL || p->in_flight > 0))
+		return 0;
+	want = limits->ksa_high_water > have ? limits->ksa_high_water - have : FILL_LEAST;
+	want = want < FILL_LEAST ? FILL_LEAST : want > limits->fill_most ? limits->fill_most : want;
+	return want / FILL_GRANULE * FILL_GRANULE;
+}
+
+void ksa_pool_fill(struct ksa_pool *p)
+{
+	struct link *l = link_to_peer(p->km, p->destination);
+	struct fill_source source = { .len_least = FILL_LEAST };
+	unsigned count;
+
+	if (!p->open || p->km->stopping || env_mono(p->km->env) < p->try_again_at)
+		return;
+	if (is_taking(p, &count) || count >= FILLS_MOST || (source.len_most = wanted(p)) == 0)
+		return;
+	if (l != NULL && !l->open)
+		return;
+	if (l == NULL && p->waiting == NULL && !p->km->limits.relay_ahead)
+		return;
+	source.method = l != NULL ? FILL_ALLOCATION : FILL_RELAY;
+	source.link = l;
+	source.link_reserve = p->km->limits.link_reserve;
+	km_trace_new(p->km, &source.trace);
+	env_random(p->km->env, &source.relay, sizeof source.relay);
+	fill_new(p, &source, begun);
+}
+
+/* After a restart. A relay's outcome is not known: the destination is asked, by verification, whether it has
+ * the range; if not, it is void. A reservation waits for its controller until it lapses. */
+static void reservation_lapsed(struct fill *f)
+{
+	fill_failed(f, ST_TIMED_OUT, "the reservation lapsed");
+}
+
+void fill_resume(struct ksa_pool *p, const struct fill_note *note)
+{
+	struct id trace;
+	struct fill *f;
+	uint64_t now = env_utc(p->km->env);
+
+	km_trace_new(p->km, &trace);
+	f = fill_alloc(p, &trace);
+	f->note = *note;
+	f->stage = FILL_SENDING;
+	p->in_flight += note->len;
+	if (note->method == FILL_ALLOCATION)
+		fill_later(f, 0, allocation_send);
+	else if (note->method == FILL_RELAY)
+		fill_later(f, 0, fill_arrived);
+	else
+		fill_later(f, note->expires > now ? note->expires - now : 0, reservation_lapsed);
+}
+
+struct fill *fill_by_relay(struct km *km, const struct id *relay)
+{
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+		for (struct fill *f = p->fills; f != NULL; f = f->next)
+			if (id_equal(&f->note.relay, relay))
+				return f;
+	return NULL;
+}

@@ -1,0 +1,261 @@
+/*
+ * km_relay.c - key relay (Kx-1): its source, its destination, and what a node on the way answers.
+ *
+ * A hop is answered when the nodes behind it have answered: OK means that the destination has the range,
+ * durable; a refusal means that nobody behind has it or ever will. The completion notification goes from
+ * the destination straight to the KM that began the relay.
+ */
+#include <stdlib.h>
+
+#include "core.h"
+
+enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
+
+/* ---- the source (case 2) ----------------------------------------------------------------------------- */
+
+static void respond_to_controller(struct fill *f, enum status s, const char *text);
+
+static void controller_told(enum status s, const void *answer, void *arg)
+{
+	(void)s; /* a controller that missed it learns the stock from the next report */
+	(void)answer;
+	(void)arg;
+}
+
+static void respond_to_controller(struct fill *f, enum status s, const char *text)
+{
+	struct km *km = f->pool->km;
+	struct km_ck_response m = { .trace = f->trace,
+		                    .relay = f->note.relay,
+		                    .status = s,
+		                    .text = text,
+		                    .len = s == ST_OK ? f->note.len : 0,
+		                    .failed = { "", "" } };
+
+	if (km->control.name != NULL && km->control.registered && !km->control.distributed)
+		km_send(km, KM_CK_RESPONSE, km->control.name, &m, controller_told, NULL);
+}
+
+static void source_done(void *arg, enum status s, bool certain, const char *text)
+{
+	struct fill *f = arg;
+
+	f->transit = NULL;
+	if (s == ST_OK || !certain) { /* the notification is due, or the verification will tell */
+		if (f->stage == FILL_SENDING)
+			fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
+		return;
+	}
+	f->pool->km->counters.relays_refused++;
+	respond_to_controller(f, s, text);
+	fill_failed(f, s, text);
+}
+
+void relay_send(struct fill *f)
+{
+	struct km *km = f->pool->km;
+	struct transit_plan plan = { .origin = FROM_KSA_POOL,
+		                     .trace = f->trace,
+		                     .relay = f->note.relay,
+		                     .ksa_pool = f->pool->id,
+		                     .source = km->name,
+		                     .destination = f->pool->destination,
+		                     .relayer = km->name,
+		                     .ksa_offset = f->note.ksa_offset,
+		                     .expires = env_utc(km->env) + km->limits.relay_timeout,
+		                     .len = f->note.len,
+		                     .relay_case = 2 };
+
+	f->transit = transit_new(km, &plan, source_done, f);
+}
+
+void relay_abandon(struct fill *f)
+{
+	transit_forget(f->transit);
+	f->transit = NULL;
+}
+
+/* ---- completion ----------------------------------------------------------------------------------------- */
+
+/* Case 1, at the second node: who waits for the completion of a relay that is not this KM's own fill. */
+void handle_completion(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_completion *m = message;
+	struct fill *f = fill_by_relay(km, &m->relay);
+
+	if (f != NULL && strcmp(f->pool->destination, from) == 0 && id_equal(&f->pool->id, &m->ksa_pool) &&
+	    f->note.method == FILL_RELAY && f->stage == FILL_SENDING && f->note.ksa_offset == m->ksa_offset) {
+		respond_to_controller(f, ST_OK, "");
+		fill_arrived(f);
+	}
+	km_done(reply, arg); /* also where it is known already, or another has waited for it */
+}
+
+/* ---- a node on the way, and the destination ----------------------------------------------------------------- */
+
+struct arrival {
+	struct km *km;
+	struct km_relay *m;
+	struct id link_pool;
+	km_reply reply;
+	void *arg;
+};
+
+static void arrival_refuse(struct arrival *a, enum status s, const char *text)
+{
+	a->km->counters.relays_refused++;
+	km_refuse(a->reply, a->arg, s, "relay to %s at %s: %s", a->m->destination, a->km->name, text);
+	free(a->m);
+	free(a);
+}
+
+static void forwarded(void *arg, enum status s, bool certain, const char *text)
+{
+	struct arrival *a = arg;
+
+	if (s != ST_OK && !certain)
+		s = ST_TIMED_OUT;
+	if (s != ST_OK) {
+		arrival_refuse(a, s, text);
+		return;
+	}
+	km_done(a->reply, a->arg);
+	free(a->m);
+	free(a);
+}
+
+static enum status keep_work(struct ks_txn *t, void *arg)
+{
+	struct arrival *a = arg;
+	struct secret text = { NULL, 0 };
+	enum status s = relay_open(t, &a->link_pool, a->m, &text);
+
+	if (s == ST_OK)
+		s = ks_append(t, &a->m->ksa_pool, a->m->ksa_offset, text.bytes, text.len);
+	secret_free(&text);
+	return s;
+}
+
+static void completion_told(enum status s, const void *answer, void *arg)
+{
+	(void)s; /* where it got lost, the source asks by verification */
+	(void)answer;
+	(void)arg;
+}
+
+static void kept(enum status s, void *arg)
+{
+	struct arrival *a = arg;
+	struct km_completion m = { .trace = a->m->trace,
+		                   .relay = a->m->relay,
+		                   .ksa_pool = a->m->ksa_pool,
+		                   .ksa_offset = a->m->ksa_offset,
+		                   .len = a->m->len };
+
+	if (s != ST_OK) {
+		if (s == ST_FORGED || s == ST_REPLAYED)
+			log_error("a relay from %s over link %s was refused: %s", a->m->source, a->m->link, status_name(s));
+		arrival_refuse(a, s, s == ST_FORGED     ? "its tag is wrong"
+		                     : s == ST_REPLAYED ? "its pad was used before"
+		                     : s == ST_KEY_GONE ? "it was voided"
+		                                        : status_name(s));
+		return;
+	}
+	a->km->counters.relays_received++;
+	a->km->counters.relay_bytes += a->m->len;
+	km_send(a->km, KM_COMPLETION, a->m->relayer, &m, completion_told, NULL);
+	km_done(a->reply, a->arg);
+	free(a->m);
+	free(a);
+}
+
+/* What is wrong with the way a relay came or is to go; NULL if nothing. */
+static const char *wrong_way(const struct km *km, const char *from, const struct km_relay *m)
+{
+	const struct km_route *r = &m->route;
+
+	if (r->count == 0)
+		return "it names no route";
+	for (uint32_t i = 0; i < r->count; i++) {
+		if (strcmp(r->nodes[i], km->name) != 0)
+			continue;
+		if (m->hops_left > 0)
+			return "it has been here before";
+		if (i == 0 || strcmp(r->nodes[i - 1], from) != 0)
+			return "it comes from a node that is not before this one on its route";
+		if ((i + 1 == r->count) != (strcmp(m->destination, km->name) == 0))
+			return "its route does not end at its destination";
+		return NULL;
+	}
+	if (m->hops_left == 0)
+		return "this node is not on its route";
+	return strcmp(r->nodes[r->count - 1], from) == 0 ? NULL : "it does not come from the last node it visited";
+}
+
+static void pass_on(struct arrival *a, struct link *in)
+{
+	const struct km_relay *m = a->m;
+	struct transit_plan plan = { .origin = FROM_RELAY,
+		                     .trace = m->trace,
+		                     .relay = m->relay,
+		                     .ksa_pool = m->ksa_pool,
+		                     .source = m->source,
+		                     .destination = m->destination,
+		                     .relayer = m->relayer,
+		                     .ksa_offset = m->ksa_offset,
+		                     .expires = m->expires,
+		                     .len = m->len,
+		                     .relay_case = m->relay_case,
+		                     .route = m->route,
+		                     .hops_left = m->hops_left,
+		                     .in = in,
+		                     .message = m };
+
+	transit_new(a->km, &plan, forwarded, a);
+}
+
+void handle_relay(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	const struct km_relay *m = message;
+	struct link *in = link_by_name(km, m->link);
+	struct ksa_inbound *pool;
+	const char *wrong = wrong_way(km, from, m);
+	struct arrival *a;
+
+	if (in == NULL || strcmp(in->peer, from) != 0 || wrong != NULL) {
+		log_warning("a relay to %s that %s handed on was refused: %s", m->destination, from,
+		            wrong != NULL ? wrong : "it came over no link of this node");
+		km_refuse(reply, arg, ST_DENIED, "relay to %s at %s: %s", m->destination, km->name,
+		          wrong != NULL ? wrong : "there is no such link to the node it comes from");
+		return;
+	}
+	if (m->len <= FILL_TAG_KEY || m->len > FILL_MOST || m->pad_count == 0 || m->pad_count > KM_PADS_MAX ||
+	    (m->relay_case != 1 && m->relay_case != 2)) {
+		km_refuse(reply, arg, ST_BAD_REQUEST, "relay to %s at %s: sizes out of bounds", m->destination, km->name);
+		return;
+	}
+	if (m->shares != 1) {
+		km_refuse(reply, arg, ST_UNSUPPORTED, "relay to %s at %s: shares are not taken", m->destination, km->name);
+		return;
+	}
+	if (!in->open || env_utc(km->env) >= m->expires) {
+		km_refuse(reply, arg, in->open ? ST_TIMED_OUT : ST_LINK_DOWN, "relay to %s at %s: %s", m->destination,
+		          km->name, in->open ? "its time is over" : "the link it comes over is not open");
+		return;
+	}
+	a = xcalloc(1, sizeof *a);
+	a->km = km;
+	a->m = relay_copy(m);
+	a->link_pool = *link_pool_in(in);
+	a->reply = reply;
+	a->arg = arg;
+	if (strcmp(m->destination, km->name) != 0) {
+		pass_on(a, in);
+		return;
+	}
+	pool = ksa_inbound_by_id(km, &m->ksa_pool);
+	if (pool == NULL || strcmp(pool->source, m->source) != 0)
+		arrival_refuse(a, ST_NOT_FOUND, "the KSA pool of its source is not open here");
+	else
+		ks_submit(km->ks, keep_work, kept, a);
+}

@@ -1,0 +1,552 @@
+/*
+ * km_transit.c - one range on its way over this node: where it comes from, which next hop it takes, under
+ * which pad it leaves. The source of a relay, the second node in case 1 and every node between do the
+ * same here; they differ in where the range comes from.
+ *
+ * Pads are durable as spent before the message leaves, those of the incoming hop in the same commit. The
+ * range itself is only in memory at a node between, and wiped as soon as the next node has it. A kill
+ * there loses it: the source finds out and voids it.
+ *
+ * A clear refusal of the next hop leads to another route, as long as there are attempts left; with pads
+ * of another range, since those sent are spent. No answer is no refusal: the range may have arrived.
+ */
+#include <endian.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core.h"
+#include "otp.h"
+
+enum { ATTEMPTS_MOST = 4 };
+
+struct transit {
+	struct km *km;
+	struct transit *prev, *next; /* in km->transits */
+	transit_done done;
+	void *arg;
+	bool forgotten, restore_route;
+	struct id trace, relay, ksa_pool;
+	enum transit_origin origin;
+	km_name source, destination, relayer;
+	uint64_t ksa_offset, expires;
+	uint32_t len, relay_case;
+
+	/* the way: names are room's */
+	km_name nodes[KM_ROUTE_MAX];
+	const char *names[KM_ROUTE_MAX];
+	uint32_t node_count, hops_left, sent_hops_left;
+	bool whole_route; /* nodes is the way to the destination, not the way so far */
+	km_name excluded[KM_EXCLUDED_MAX], excluded_from[KM_EXCLUDED_MAX];
+	uint32_t excluded_count, attempts;
+	struct link *out;
+
+	/* where the range comes from */
+	struct id in_pool;
+	struct km_pad in_pads[KM_PADS_MAX];
+	uint32_t in_pad_count;
+	uint64_t in_unused_below;
+	struct km_relay *message; /* a copy; FROM_RELAY */
+	struct secret text;       /* the range, once it was got */
+};
+
+/* ---- the tag and the pad of a hop ------------------------------------------------------------------- */
+
+void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN])
+{
+	uint64_t numbers[] = { htobe64(m->ksa_offset), htobe64(m->relay_case), htobe64(m->share),
+		               htobe64(m->shares),     htobe64(m->hops_left),  htobe64(m->expires),
+		               htobe64(m->unused_below), htobe64(m->len), htobe64(m->route.count) };
+	uint64_t pads[2 * KM_PADS_MAX];
+	struct otp_piece pieces[9 + KM_ROUTE_MAX] = {
+		{ m->relay.bytes, ID_LEN },        { m->ksa_pool.bytes, ID_LEN },
+		{ m->source, strlen(m->source) },  { m->destination, strlen(m->destination) },
+		{ m->relayer, strlen(m->relayer) }, { m->link, strlen(m->link) },
+		{ numbers, sizeof numbers },       { pads, m->pad_count * 2 * sizeof *pads },
+		{ m->ciphertext, m->len },
+	};
+
+	for (uint32_t i = 0; i < m->pad_count; i++) {
+		pads[2 * i] = htobe64(m->pads[i].offset);
+		pads[2 * i + 1] = htobe64(m->pads[i].len);
+	}
+	for (uint32_t i = 0; i < m->route.count; i++)
+		pieces[9 + i] = (struct otp_piece){ m->route.nodes[i], strlen(m->route.nodes[i]) };
+	otp_tag(key, pieces, 9 + m->route.count, tag);
+}
+
+/* The bytes of all pads, one behind another. */
+static enum status take_pads_at(struct ks_txn *t, const struct id *pool, const struct km_pad *pads, uint32_t count,
+                                size_t total, struct secret *out)
+{
+	size_t got = 0;
+	enum status s = ST_OK;
+
+	secret_alloc(out, total);
+	for (uint32_t i = 0; i < count && s == ST_OK; i++) {
+		struct secret part = { NULL, 0 };
+
+		if (pads[i].len > total - got)
+			return ST_BAD_REQUEST;
+		s = ks_take_at(t, pool, pads[i].offset, pads[i].len, &part);
+		if (s == ST_OK)
+			memcpy(out->bytes + got, part.bytes, part.len);
+		got += pads[i].len;
+		secret_free(&part);
+	}
+	return s == ST_OK && got != total ? ST_BAD_REQUEST : s;
+}
+
+enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struct km_relay *m, struct secret *text)
+{
+	struct secret pad = { NULL, 0 };
+	uint8_t tag[KM_TAG_LEN];
+	uint64_t end = 0;
+	enum status s = take_pads_at(t, link_pool, m->pads, m->pad_count, m->len + (size_t)AUTH_KEY_LEN, &pad);
+
+	if (s == ST_OK) {
+		relay_tag(m, pad.bytes + m->len, tag);
+		if (!otp_tag_equal(tag, m->tag))
+			s = ST_FORGED;
+	}
+	if (s == ST_OK) {
+		secret_free(text);
+		secret_alloc(text, m->len);
+		otp_xor(text->bytes, m->ciphertext, pad.bytes, m->len);
+	}
+	secret_free(&pad);
+	for (uint32_t i = 0; i < m->pad_count; i++)
+		if (m->pads[i].offset + m->pads[i].len > end)
+			end = m->pads[i].offset + m->pads[i].len;
+	if (s == ST_OK)
+		s = used_raise(t, link_pool, end);
+	return s == ST_OK ? ks_void_below(t, link_pool, m->unused_below) : s;
+}
+
+struct km_relay *relay_copy(const struct km_relay *m)
+{
+	const char *strings[] = { m->source, m->destination, m->relayer, m->link };
+	size_t names = m->route.count * sizeof(char *), pads = m->pad_count * sizeof *m->pads, text = 0;
+	struct km_relay *c;
+	const char **nodes;
+	char *at;
+
+	for (size_t i = 0; i < ARRAY_LEN(strings); i++)
+		text += strlen(strings[i]) + 1;
+	for (uint32_t i = 0; i < m->route.count; i++)
+		text += strlen(m->route.nodes[i]) + 1;
+	c = xcalloc(1, sizeof *c + names + pads + text + m->len);
+	*c = *m;
+	nodes = (const char **)(c + 1);
+	c->pads = memcpy((char *)nodes + names, m->pads, pads);
+	at = (char *)nodes + names + pads;
+#define COPY_STRING(to, from) ((to) = strcpy(at, (from)), at += strlen(from) + 1)
+	COPY_STRING(c->source, m->source);
+	COPY_STRING(c->destination, m->destination);
+	COPY_STRING(c->relayer, m->relayer);
+	COPY_STRING(c->link, m->link);
+	for (uint32_t i = 0; i < m->route.count; i++)
+		COPY_STRING(nodes[i], m->route.nodes[i]);
+#undef COPY_STRING
+	c->route.nodes = nodes;
+	c->ciphertext = memcpy(at, m->ciphertext, m->len);
+	return c;
+}
+
+/* ---- one attempt: the work ------------------------------------------------------------------------------ */
+
+struct departure {
+	struct transit *t;
+	/* copies, for the writer's thread */
+	enum transit_origin origin;
+	struct id ksa_pool, in_pool, out_pool;
+	uint64_t ksa_offset, in_unused_below;
+	uint32_t len;
+	const struct km_pad *in_pads;
+	uint32_t in_pad_count;
+	const struct km_relay *in;
+	bool have_text;
+	struct secret text; /* in, or out */
+	/* results */
+	struct km_relay m;
+	struct km_pad pads[KM_PADS_MAX];
+	uint8_t *ciphertext;
+	km_name link;
+};
+
+static enum status get_text(struct ks_txn *t, struct departure *d)
+{
+	enum status s;
+
+	secret_free(&d->text);
+	switch (d->origin) {
+	case FROM_KSA_POOL:
+		return ks_read(t, &d->ksa_pool, d->ksa_offset, d->len, &d->text);
+	case FROM_LINK:
+		s = take_pads_at(t, &d->in_pool, d->in_pads, d->in_pad_count, d->len, &d->text);
+		for (uint32_t i = 0; i < d->in_pad_count && s == ST_OK; i++)
+			s = used_raise(t, &d->in_pool, d->in_pads[i].offset + d->in_pads[i].len);
+		return s;
+	case FROM_RELAY:
+		return relay_open(t, &d->in_pool, d->in, &d->text);
+	}
+	return ST_INTERNAL;
+}
+
+/* Takes pad and MAC key for the next hop, in as many runs as it needs. */
+static enum status take_pads(struct ks_txn *t, struct departure *d, struct secret *pad)
+{
+	size_t total = d->len + (size_t)AUTH_KEY_LEN, got = 0;
+	struct ks_pool pool;
+	enum status s = ks_pool_get(t, &d->out_pool, &pool);
+
+	if (s != ST_OK)
+		return s;
+	if (pool.stock < total) /* before anything is consumed */
+		return ST_TOO_FEW_KEYS;
+	secret_alloc(pad, total);
+	for (d->m.pad_count = 0; got < total && s == ST_OK; d->m.pad_count++) {
+		struct km_pad *one = &d->pads[d->m.pad_count];
+		struct secret part = { NULL, 0 };
+
+		if (d->m.pad_count == KM_PADS_MAX)
+			return ST_TOO_FEW_KEYS;
+		s = ks_take(t, &d->out_pool, FILL_GRANULE, total - got, FILL_GRANULE, &one->offset, &part);
+		if (s != ST_OK)
+			return s;
+		one->len = (uint32_t)part.len;
+		memcpy(pad->bytes + got, part.bytes, part.len);
+		got += part.len;
+		secret_free(&part);
+	}
+	return s;
+}
+
+static enum status depart_work(struct ks_txn *t, void *arg)
+{
+	struct departure *d = arg;
+	struct secret pad = { NULL, 0 };
+	enum status s = d->have_text ? ST_OK : get_text(t, d);
+
+	if (s == ST_OK)
+		s = take_pads(t, d, &pad);
+	if (s == ST_OK) {
+		otp_xor(d->ciphertext, d->text.bytes, pad.bytes, d->len);
+		d->m.pads = d->pads;
+		relay_tag(&d->m, pad.bytes + d->len, d->m.tag);
+	}
+	secret_free(&pad);
+	return s;
+}
+
+/* ---- ending --------------------------------------------------------------------------------------------------- */
+
+static void transit_free(struct transit *t)
+{
+	DL_DELETE(t->km->transits, t);
+	secret_free(&t->text);
+	free(t->message);
+	free(t);
+}
+
+static void finish(struct transit *t, enum status s, bool certain, const char *text)
+{
+	if (!t->forgotten)
+		t->done(t->arg, s, certain, text);
+	transit_free(t);
+}
+
+void transit_forget(struct transit *t)
+{
+	t->forgotten = true;
+}
+
+/* ---- the next hop ------------------------------------------------------------------------------------------------ */
+
+static void choose(struct transit *t);
+
+static void exclude(struct transit *t, const char *from, const char *to)
+{
+	if (t->excluded_count == KM_EXCLUDED_MAX)
+		return;
+	strcpy(t->excluded_from[t->excluded_count], from);
+	strcpy(t->excluded[t->excluded_count++], to);
+}
+
+/* The attempt over hop to failed for certain: another way, or the end. */
+static void try_another(struct transit *t, const char *to, enum status s, const char *text)
+{
+	bool may_choose = t->restore_route || !t->whole_route;
+
+	exclude(t, t->km->name, to);
+	if (!may_choose || ++t->attempts >= ATTEMPTS_MOST || env_utc(t->km->env) >= t->expires) {
+		finish(t, s, true, text);
+		return;
+	}
+	choose(t);
+}
+
+static void depart(struct transit *t, const char *to);
+
+static void relay_answered(enum status s, const void *answer, void *arg)
+{
+	struct departure *d = arg;
+	struct transit *t = d->t;
+	const struct km_answer *a = answer;
+	const char *to = t->out->peer;
+
+	link_use_end(t->out);
+	if (s == ST_OK && a->err.status == ST_OK) {
+		t->km->counters.relays_forwarded += t->origin != FROM_KSA_POOL;
+		finish(t, ST_OK, true, "");
+	} else if (s == ST_OK) {
+		try_another(t, to, a->err.status, a->err.text);
+	} else if (s == ST_PEER_UNREACHABLE) {
+		try_another(t, to, s, "the next node is not reached");
+	} else {
+		finish(t, s, false, "the next node did not answer: the range may have arrived");
+	}
+	free(d->ciphertext);
+	free(d);
+}
+
+static void departed(enum status s, void *arg)
+{
+	struct departure *d = arg;
+	struct transit *t = d->t;
+	uint64_t now = env_utc(t->km->env), end = 0;
+
+	if (s == ST_OK) {
+		secret_free(&t->text);
+		secret_move(&t->text, &d->text);
+	}
+	secret_free(&d->text);
+	if (s != ST_OK || now >= t->expires) {
+		const char *to = t->out->peer;
+
+		if (s == ST_TOO_FEW_KEYS)
+			try_another(t, to, s, "too little pad is left on the link to the next node");
+		else if (s == ST_OK)
+			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
+		else
+			finish(t, s, true, s == ST_FORGED ? "its tag is wrong" : status_name(s));
+		free(d->ciphertext);
+		free(d);
+		return;
+	}
+	for (uint32_t i = 0; i < d->m.pad_count; i++)
+		if (d->pads[i].offset + d->pads[i].len > end)
+			end = d->pads[i].offset + d->pads[i].len;
+	link_use_begin(t->out, end);
+	t->km->counters.relays_sent++;
+	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
+}
+
+static void depart(struct transit *t, const char *to)
+{
+	struct link *l = link_to_peer(t->km, to);
+	struct departure *d;
+
+	if (l == NULL || !l->open) {
+		try_another(t, to, ST_LINK_DOWN, "the link to the next node is down");
+		return;
+	}
+	t->out = l;
+	d = xcalloc(1, sizeof *d);
+	d->t = t;
+	d->origin = t->origin;
+	d->ksa_pool = t->ksa_pool;
+	d->in_pool = t->in_pool;
+	d->out_pool = *link_pool_out(l);
+	d->ksa_offset = t->ksa_offset;
+	d->len = t->len;
+	d->in_pads = t->in_pads;
+	d->in_pad_count = t->in_pad_count;
+	d->in = t->message;
+	if (t->text.bytes != NULL) {
+		d->have_text = true;
+		secret_copy(&d->text, t->text.bytes, t->text.len);
+	}
+	d->ciphertext = xcalloc(1, t->len);
+	strcpy(d->link, l->view.name);
+	for (uint32_t i = 0; i < t->node_count; i++)
+		t->names[i] = t->nodes[i];
+	d->m = (struct km_relay){ .trace = t->trace,
+		                  .relay = t->relay,
+		                  .source = t->source,
+		                  .destination = t->destination,
+		                  .relayer = t->relayer,
+		                  .ksa_pool = t->ksa_pool,
+		                  .ksa_offset = t->ksa_offset,
+		                  .relay_case = t->relay_case,
+		                  .shares = 1,
+		                  .route = { t->node_count, t->names },
+		                  .hops_left = t->sent_hops_left,
+		                  .expires = t->expires,
+		                  .link = d->link,
+		                  .unused_below = l->unused_below,
+		                  .ciphertext = d->ciphertext,
+		                  .len = t->len };
+	ks_submit(t->km->ks, depart_work, departed, d);
+}
+
+/* ---- asking the controller -------------------------------------------------------------------------------------- */
+
+static void set_route(struct transit *t, const struct km_route *route)
+{
+	t->node_count = route->count < KM_ROUTE_MAX ? route->count : KM_ROUTE_MAX;
+	for (uint32_t i = 0; i < t->node_count; i++)
+		snprintf(t->nodes[i], sizeof t->nodes[i], "%s", route->nodes[i]);
+}
+
+/* The node behind this one on a whole route; NULL if this node is not on it, or is its end. */
+static const char *next_on_route(const struct transit *t)
+{
+	for (uint32_t i = 0; i + 1 < t->node_count; i++)
+		if (strcmp(t->nodes[i], t->km->name) == 0)
+			return t->nodes[i + 1];
+	return NULL;
+}
+
+static void route_answered(enum status s, const void *answer, void *arg)
+{
+	const struct km_ck_notification_answer *a = answer;
+	struct transit *t = arg;
+	const char *to;
+
+	if (s != ST_OK) {
+		finish(t, ST_NO_ROUTE, true, "the controller did not answer, and no route is known");
+		return;
+	}
+	if (a->answer.err.status != ST_OK || a->count == 0) {
+		finish(t, a->answer.err.status == ST_OK ? ST_NO_ROUTE : a->answer.err.status, true, a->answer.err.text);
+		return;
+	}
+	set_route(t, &a->routes[0]);
+	t->whole_route = true;
+	t->sent_hops_left = 0;
+	to = next_on_route(t);
+	if (to == NULL)
+		finish(t, ST_NO_ROUTE, true, "the controller gave a route that does not begin here");
+	else
+		depart(t, to);
+}
+
+static void hop_answered(enum status s, const void *answer, void *arg)
+{
+	const struct km_ck_next_hop_answer *a = answer;
+	struct transit *t = arg;
+	km_name to;
+
+	if (s != ST_OK) {
+		finish(t, ST_NO_ROUTE, true, "the controller did not answer, and no next hop is known");
+	} else if (a->answer.err.status != ST_OK) {
+		finish(t, a->answer.err.status, true, a->answer.err.text);
+	} else if (a->hops_left == 0) {
+		finish(t, ST_NO_ROUTE, true, "the controller's answer allows no further hop");
+	} else {
+		t->sent_hops_left = a->hops_left;
+		snprintf(to, sizeof to, "%s", a->next_hop);
+		depart(t, to);
+	}
+}
+
+static void ask_route(struct transit *t)
+{
+	struct km_hop excluded[KM_EXCLUDED_MAX];
+	struct km_ck_notification m = { .trace = t->trace,
+		                        .relay = t->relay,
+		                        .source = t->source,
+		                        .destination = t->destination,
+		                        .excluded_count = t->excluded_count,
+		                        .excluded = excluded,
+		                        .shares = 1,
+		                        .len = t->len };
+
+	for (uint32_t i = 0; i < t->excluded_count; i++)
+		excluded[i] = (struct km_hop){ t->excluded_from[i], t->excluded[i] };
+	km_send(t->km, KM_CK_NOTIFICATION, t->km->control.name, &m, route_answered, t);
+}
+
+static void ask_next_hop(struct transit *t)
+{
+	const char *excluded[KM_EXCLUDED_MAX];
+	struct km_ck_next_hop m = { .trace = t->trace,
+		                    .relay = t->relay,
+		                    .source = t->source,
+		                    .destination = t->destination,
+		                    .visited = { t->node_count, t->names },
+		                    .excluded_count = t->excluded_count,
+		                    .excluded = excluded,
+		                    .hops_left = t->hops_left,
+		                    .len = t->len };
+
+	for (uint32_t i = 0; i < t->node_count; i++)
+		t->names[i] = t->nodes[i];
+	for (uint32_t i = 0; i < t->excluded_count; i++)
+		excluded[i] = t->excluded[i];
+	km_send(t->km, KM_CK_NEXT_HOP, t->km->control.name, &m, hop_answered, t);
+}
+
+static void choose(struct transit *t)
+{
+	const struct control *c = &t->km->control;
+	const char *to;
+
+	if (t->whole_route && !t->restore_route) { /* given: there is no choice */
+		to = next_on_route(t);
+		if (to == NULL)
+			finish(t, ST_NO_ROUTE, true, "this node is not on the route");
+		else
+			depart(t, to);
+	} else if (c->name == NULL) {
+		finish(t, ST_NO_ROUTE, true, "there is no link to the destination, and no controller to ask for a route");
+	} else if (!c->registered) {
+		finish(t, ST_NO_ROUTE, true, "the controller is not reached");
+	} else if (c->distributed) {
+		ask_next_hop(t);
+	} else {
+		ask_route(t);
+	}
+}
+
+static void begin(void *arg)
+{
+	choose(arg);
+}
+
+struct transit *transit_new(struct km *km, const struct transit_plan *plan, transit_done done, void *arg)
+{
+	struct transit *t = xcalloc(1, sizeof *t);
+
+	t->km = km;
+	t->done = done;
+	t->arg = arg;
+	t->trace = plan->trace;
+	t->relay = plan->relay;
+	t->ksa_pool = plan->ksa_pool;
+	t->origin = plan->origin;
+	strcpy(t->source, plan->source);
+	strcpy(t->destination, plan->destination);
+	strcpy(t->relayer, plan->relayer);
+	t->ksa_offset = plan->ksa_offset;
+	t->expires = plan->expires;
+	t->len = plan->len;
+	t->relay_case = plan->relay_case;
+	t->hops_left = plan->hops_left;
+	set_route(t, &plan->route);
+	t->whole_route = plan->hops_left == 0 && t->node_count > 0;
+	t->restore_route = plan->origin == FROM_KSA_POOL;
+	if (!t->whole_route && t->node_count < KM_ROUTE_MAX) /* the way so far ends here */
+		strcpy(t->nodes[t->node_count++], km->name);
+	if (plan->in != NULL)
+		t->in_pool = *link_pool_in(plan->in);
+	t->in_pad_count = plan->pad_count;
+	if (plan->pad_count > 0)
+		memcpy(t->in_pads, plan->pads, plan->pad_count * sizeof *plan->pads);
+	t->in_unused_below = plan->unused_below;
+	if (plan->message != NULL)
+		t->message = relay_copy(plan->message);
+	DL_APPEND(km->transits, t);
+	env_post(km->env, begin, t);
+	return t;
+}

@@ -1,0 +1,271 @@
+/* kmd.c - qkdn-kmd: a node's key manager as a daemon. Settings, credentials, store, transport, core. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ck.h"
+#include "daemon.h"
+#include "env_event.h"
+#include "km_conf.h"
+#include "kx1.h"
+#include "log.h"
+#include "wire.h"
+
+enum { SECRET_HEAP = 8 * 1024 * 1024, PEERS_MOST = 4096, LARGEST_RECORD = 4 * 1024 * 1024 };
+
+struct kmd {
+	struct km_conf conf;
+	struct env *env;
+	struct daemon_signals *signals;
+	struct rtls_credentials *credentials;
+	struct rtls_endpoint *endpoint;
+	struct wire *wire;
+	struct ks *store;
+	struct km *km;
+	struct rtls_peer **peers; /* the KMs, then the controller, then NULL */
+};
+
+static struct km_limits limits_of(const struct km_conf *c)
+{
+	struct km_limits l = km_default_limits;
+
+	l.default_key_size = (uint32_t)c->keys.default_size;
+	l.min_key_size = (uint32_t)c->keys.min_size;
+	l.max_key_size = (uint32_t)c->keys.max_size;
+	l.max_keys_per_request = (uint32_t)c->keys.max_per_request;
+	l.ksa_low_water = (uint64_t)c->keys.low_water;
+	l.ksa_high_water = (uint64_t)c->keys.high_water;
+	l.link_reserve = (uint64_t)c->keys.link_reserve;
+	l.link_max_stock = (uint64_t)c->keys.link_max_stock;
+	l.request_deadline = (uint64_t)c->requests.deadline;
+	l.max_request_deadline = (uint64_t)c->requests.max_deadline;
+	l.max_waiting_requests = (uint32_t)c->requests.max_waiting;
+	l.key_lifetime = (uint64_t)c->keys.lifetime;
+	l.missing_block_grace = (uint64_t)c->missing_block_grace;
+	l.call_timeout = (uint64_t)c->call_timeout;
+	return l;
+}
+
+static enum status load_credentials(struct kmd *d, struct err *e)
+{
+	const struct rtls_identity *who;
+	struct rtls_credentials *c;
+	enum status s = rtls_credentials_load(&c, d->conf.certificate, d->conf.private_key, d->conf.authority, e);
+
+	if (s != ST_OK)
+		return s;
+	who = rtls_credentials_identity(c);
+	if (strcmp(who->role, "km") != 0 || strcmp(who->name, d->conf.name) != 0) {
+		s = err_set(e, ST_CONFIGURATION, "%s: is the certificate of %s/%s, not of km/%s: issue one for this KM",
+		            d->conf.certificate, who->role, who->name, d->conf.name);
+		rtls_credentials_free(c);
+		return s;
+	}
+	rtls_credentials_free(d->credentials);
+	d->credentials = c;
+	return ST_OK;
+}
+
+static void reload(void *arg)
+{
+	struct kmd *d = arg;
+	struct err e;
+
+	if (load_credentials(d, &e) != ST_OK) {
+		log_error("reload: %s; the old credentials are kept", e.text);
+		return;
+	}
+	rtls_set_credentials(d->endpoint, d->credentials);
+	log_info("reloaded the credentials: they are used for new connections");
+}
+
+/* The address of a peer as its host and port; port 0 where rpcbind is to be asked. */
+static void split_address(char *address, char **host, uint16_t *port)
+{
+	char *colon = strrchr(address, ':'), *bracket = strchr(address, ']');
+
+	*host = address;
+	*port = 0;
+	if (colon != NULL && (bracket == NULL || colon > bracket) && (bracket != NULL || strchr(address, ':') == colon)) {
+		*port = (uint16_t)atoi(colon + 1);
+		*colon = '\0';
+	}
+	if (address[0] == '[' && bracket != NULL) {
+		*host = address + 1;
+		*bracket = '\0';
+	}
+}
+
+static struct rtls_peer *keep_peer(struct kmd *d, struct rtls_peer_options o, const char *configured)
+{
+	char *address = xstrdup(configured), *host;
+	struct rtls_peer *peer;
+
+	split_address(address, &host, &o.port);
+	o.host = host;
+	peer = rtls_peer_new(d->endpoint, &o);
+	free(address);
+	return peer;
+}
+
+static void keep_peers(struct kmd *d)
+{
+	const struct km_conf *c = &d->conf;
+	const struct km_conf_peer *peers = c->peers.items;
+
+	d->peers = xcalloc(c->peers.count + 2, sizeof(struct rtls_peer *));
+	for (size_t i = 0; i < c->peers.count; i++)
+		d->peers[i] = keep_peer(d,
+		                        (struct rtls_peer_options){ .role = "km",
+		                                                    .name = peers[i].name,
+		                                                    .dns_name = peers[i].dns_name,
+		                                                    .program = QKDN_KX1,
+		                                                    .version = QKDN_KX1_V1 },
+		                        peers[i].address);
+	if (c->controller.name != NULL)
+		d->peers[c->peers.count] = keep_peer(d,
+		                                     (struct rtls_peer_options){ .role = "controller",
+		                                                                 .name = c->controller.name,
+		                                                                 .dns_name = c->controller.dns_name,
+		                                                                 .program = QKDN_CK,
+		                                                                 .version = QKDN_CK_V1 },
+		                                     c->controller.address);
+}
+
+/* The store has been read: now others may come, and be called. */
+static void ready(void *arg)
+{
+	struct kmd *d = arg;
+	struct err e = { ST_OK, "" };
+	enum status s = ST_OK;
+
+	for (size_t i = 0; i < d->conf.listen.count && s == ST_OK; i++)
+		s = rtls_listen(d->endpoint, d->conf.listen.items[i], &e);
+	if (s == ST_OK && d->conf.rpcbind != RPCBIND_OFF)
+		s = rtls_register(d->endpoint, d->conf.rpcbind == RPCBIND_REQUIRED, &e);
+	if (s != ST_OK) {
+		log_error("%s", e.text);
+		exit(EXIT_FAILURE);
+	}
+	keep_peers(d);
+	daemon_notify_ready();
+	log_info("%s serves at %s", d->conf.name, d->conf.listen.items[0]);
+}
+
+static enum status start_core(struct kmd *d, struct err *e)
+{
+	const struct km_conf *c = &d->conf;
+	struct km_link_options *links = xcalloc(c->links.count, sizeof *links);
+	struct km_application_options *applications = xcalloc(c->applications.count, sizeof *applications);
+	struct km_options o = { .name = c->name,
+		                .env = d->env,
+		                .ks = d->store,
+		                .wire = &wire_ops,
+		                .wire_ctx = d->wire,
+		                .links = links,
+		                .link_count = c->links.count,
+		                .applications = applications,
+		                .application_count = c->applications.count,
+		                .controller = c->controller.name,
+		                .limits = limits_of(c),
+		                .ready = ready,
+		                .ready_arg = d };
+	enum status s;
+
+	for (size_t i = 0; i < c->links.count; i++) {
+		const struct km_conf_link *l = &((struct km_conf_link *)c->links.items)[i];
+
+		links[i] = (struct km_link_options){ l->name, l->peer, l->module, l->initial_secret,
+			                             (uint32_t)l->block_size };
+	}
+	for (size_t i = 0; i < c->applications.count; i++) {
+		const struct km_conf_application *a = &((struct km_conf_application *)c->applications.items)[i];
+
+		applications[i] = (struct km_application_options){ a->name, a->km };
+	}
+	s = km_new(&d->km, &o, e);
+	free(links);
+	free(applications);
+	if (s == ST_OK)
+		wire_set_core(d->wire, d->km);
+	return s;
+}
+
+static enum status start(struct kmd *d, struct err *e)
+{
+	const struct rtls_options endpoint = { .trace_path = d->conf.trace, .max_record = LARGEST_RECORD,
+		                               .max_connections = PEERS_MOST };
+	const struct daemon_hooks hooks = { .reload = reload, .arg = d };
+	struct ks_options store = { .backend = KS_LMDB,
+		                    .directory = d->conf.store.directory,
+		                    .master_key_file = d->conf.store.master_key,
+		                    .max_bytes = (uint64_t)d->conf.store.max_size };
+	enum status s = daemon_harden(SECRET_HEAP, e);
+
+	if (s == ST_OK && (d->env = env_event_new()) == NULL)
+		s = err_set(e, ST_INTERNAL, "no event loop is to be had");
+	store.env = d->env;
+	if (s == ST_OK)
+		s = daemon_signals_new(&d->signals, d->env, &hooks, e);
+	if (s == ST_OK)
+		s = load_credentials(d, e);
+	if (s == ST_OK)
+		s = rtls_endpoint_new(&d->endpoint, d->env, d->credentials, &endpoint, e);
+	if (s != ST_OK)
+		return s;
+	d->wire = wire_new(d->endpoint, d->env);
+	s = ks_open(&d->store, &store, e);
+	return s == ST_OK ? start_core(d, e) : s;
+}
+
+static void stop(struct kmd *d)
+{
+	daemon_notify_stopping();
+	if (d->km != NULL)
+		km_stop(d->km);
+	for (size_t i = 0; d->peers != NULL && d->peers[i] != NULL; i++)
+		rtls_peer_free(d->peers[i]);
+	free(d->peers);
+	if (d->store != NULL)
+		ks_close(d->store);
+	if (d->wire != NULL)
+		wire_set_core(d->wire, NULL);
+	if (d->endpoint != NULL)
+		rtls_endpoint_free(d->endpoint);
+	if (d->wire != NULL)
+		wire_free(d->wire);
+	if (d->km != NULL)
+		km_free(d->km);
+	rtls_credentials_free(d->credentials);
+	daemon_signals_free(d->signals);
+	if (d->env != NULL)
+		env_event_free(d->env);
+	conf_free(km_conf_options, &d->conf);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct daemon_about about = { "qkdn-kmd", "key manager of a QKD node (ITU-T Q.4160)" };
+	struct daemon_options options;
+	struct kmd d = { .env = NULL };
+	struct err e = { ST_OK, "" };
+	enum status s;
+
+	daemon_parse(argc, argv, &about, &options);
+	s = conf_load(options.config, km_conf_options, &d.conf, &e);
+	if (s == ST_OK)
+		s = km_conf_check(&d.conf, &e);
+	if (s == ST_OK && options.check) {
+		conf_print(stdout, km_conf_options, &d.conf);
+		conf_free(km_conf_options, &d.conf);
+		return EXIT_SUCCESS;
+	}
+	if (s == ST_OK)
+		s = start(&d, &e);
+	if (s == ST_OK)
+		env_event_run(d.env);
+	else
+		log_error("%s", e.text);
+	stop(&d);
+	return s == ST_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+}
