@@ -148,7 +148,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a $(LIBQKDN_SHARED) 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base daemon otp quantum_model
-UNITS += route
+UNITS += route controller
 UNITS += conf
 UNITS += ladder
 UNITS += client
@@ -166,6 +166,9 @@ $(BUILD)/tests/unit/test_client: $(addprefix $(BUILD)/tests/lib/,fake_ksa.o test
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
+CONTROLLER_CORE := controller flood reserve
+$(BUILD)/tests/unit/test_controller: $(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
+$(BUILD)/tests/unit/test_controller.o: CPPFLAGS += -Iserver/controller
 # igraph is the independent implementation that routes are compared with.
 $(BUILD)/tests/unit/test_route $(BUILD)/tests/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)
 $(BUILD)/tests/unit/test_route.o $(BUILD)/tests/bench/bench_route.o: \

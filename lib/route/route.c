@@ -222,7 +222,6 @@ bool route_find(struct topology *t, int from, int to, const struct route_limits 
 bool route_next_hop(struct topology *t, const struct route_step *step, struct route_next *next)
 {
 	struct route_hop hops[ROUTE_NODES_MAX];
-	bool at_source = step->visited_count <= 1;
 	struct route_limits limits = {
 		.nodes = step->visited,
 		.node_count = step->visited_count,
@@ -232,15 +231,15 @@ bool route_next_hop(struct topology *t, const struct route_step *step, struct ro
 	};
 	unsigned granted;
 
-	if (step->here == step->destination || (!at_source && step->hops_left == 0))
+	if (step->here == step->destination || (!step->at_source && step->hops_left == 0))
 		return false;
 	for (; limits.hop_count < step->excluded_count && limits.hop_count < ARRAY_LEN(hops); limits.hop_count++)
 		hops[limits.hop_count] = (struct route_hop){ step->here, step->excluded[limits.hop_count] };
-	if (at_source)
+	if (step->at_source)
 		limits.max_hops = 0;
 	if (!route_find(t, step->here, step->destination, &limits, &next->route))
 		return false;
-	granted = at_source ? 2 * (unsigned)(next->route.count - 1) + 2 : step->hops_left;
+	granted = step->at_source ? 2 * (unsigned)(next->route.count - 1) + 2 : step->hops_left;
 	if (granted > ROUTE_NODES_MAX - 1)
 		granted = ROUTE_NODES_MAX - 1;
 	next->node = next->route.nodes[1];

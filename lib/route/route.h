@@ -149,12 +149,13 @@ size_t route_disjoint(struct topology *t, int from, int to, size_t wanted, const
  */
 struct route_step {
 	int here, destination;
-	const int *visited; /* from the source to here */
+	const int *visited; /* from the source to here, as far as they are known */
 	size_t visited_count;
 	const int *excluded; /* neighbours of here that will not do */
 	size_t excluded_count;
 	uint64_t min_stock;
-	unsigned hops_left; /* as carried; not looked at where here is the source (visited_count <= 1) */
+	bool at_source;     /* here is the source: it is granted hops */
+	unsigned hops_left; /* as carried; not looked at at the source */
 };
 
 struct route_next {

@@ -545,6 +545,7 @@ static size_t walk(struct topology *views[VIEWS], int source, int destination, b
 		visited[count++] = here;
 		*arrived = here == destination;
 		step.visited_count = count;
+		step.at_source = count == 1;
 		step.hops_left = hops_left;
 		if (*arrived || !route_next_hop(views[here], &step, &next))
 			return count;

@@ -1,0 +1,1047 @@
+/*
+ * test_controller.c - controllers' cores, up to hundreds in one process under a virtual clock: link
+ * states flooded, lost, doubled and delayed; restarts; next hops; relay with reservation.
+ *
+ * A message takes one round (a millisecond) unless a test says otherwise.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller.h"
+#include "env_virtual.h"
+#include "log.h"
+
+#define ROUND NS_PER_MS
+
+enum { NODES_MAX = 160, DEGREE_MAX = 32 };
+
+struct sim;
+
+/* One node: a controller and what its KM reports. */
+struct node {
+	struct sim *sim;
+	int index;
+	char name[16]; /* of the KM; the controller's is c- and it */
+	char controller_name[20];
+	struct env *env;
+	struct controller *controller;
+	struct route_link links[DEGREE_MAX];
+	int peers[DEGREE_MAX];
+	size_t degree;
+};
+
+struct sim {
+	struct world *world;
+	struct env *env; /* the network's own */
+	struct node nodes[NODES_MAX];
+	int count;
+	unsigned lose, twice; /* percent of messages */
+	uint64_t jitter;      /* rounds */
+	struct message *messages;
+	uint64_t message_count;
+};
+
+/* A call on its way, its answer on its way back, or a doubled call that nobody waits for. */
+struct message {
+	struct sim *sim;
+	struct message *next, **link;
+	struct node *from, *to;
+	struct env_timer *timer;
+	bool answered, doubled;
+	enum status status;
+	bool is_summary;
+	struct ls_edition *editions;
+	char (*wanted)[NAME_MAX_LEN + 1];
+	struct ls_record *records; /* of the call, then of the answer */
+	size_t count;
+	controller_summary_done summary_done;
+	controller_states_done states_done;
+	void *token;
+};
+
+/* ---- messages ------------------------------------------------------------------------------------ */
+
+static struct ls_record *copy_records(const struct ls_record *records, size_t count)
+{
+	struct ls_record *copy = xcalloc(count, sizeof *copy);
+
+	for (size_t i = 0; i < count; i++) {
+		copy[i] = records[i];
+		copy[i].links = xcalloc(records[i].count, sizeof *copy[i].links);
+		if (records[i].count > 0)
+			memcpy(copy[i].links, records[i].links, records[i].count * sizeof *copy[i].links);
+	}
+	return copy;
+}
+
+static void drop_records(struct message *m)
+{
+	for (size_t i = 0; m->records != NULL && i < m->count; i++)
+		free(m->records[i].links);
+	free(m->records);
+	m->records = NULL;
+}
+
+static void message_free(struct message *m)
+{
+	*m->link = m->next;
+	if (m->next != NULL)
+		m->next->link = m->link;
+	env_timer_free(m->sim->env, m->timer);
+	drop_records(m);
+	free(m->editions);
+	free(m->wanted);
+	free(m);
+}
+
+static void report_answer(struct message *m)
+{
+	const char *wanted[CONTROLLER_SUMMARY_MAX];
+
+	if (m->doubled)
+		return;
+	if (!m->is_summary) {
+		m->states_done(m->status, m->records, m->status == ST_OK ? m->count : 0, m->token);
+		return;
+	}
+	for (size_t i = 0; i < m->count && m->wanted != NULL; i++)
+		wanted[i] = m->wanted[i];
+	m->summary_done(m->status, wanted, m->wanted != NULL ? m->count : 0, m->token);
+}
+
+static uint64_t delay(struct sim *sim)
+{
+	return ROUND + (sim->jitter > 0 ? world_random(sim->world) % (sim->jitter * ROUND) : 0);
+}
+
+static void deliver_states(struct message *m)
+{
+	struct ls_record newer[CONTROLLER_RECORDS_MAX];
+	size_t count;
+
+	m->status = controller_link_states(m->to->controller, m->from->controller_name, m->records, m->count, newer,
+	                                   &count);
+	drop_records(m);
+	m->records = copy_records(newer, count);
+	m->count = count;
+}
+
+static void deliver_summary(struct message *m)
+{
+	const char *wanted[CONTROLLER_SUMMARY_MAX];
+	size_t count;
+
+	m->status = controller_summary(m->to->controller, m->from->controller_name, m->editions, m->count, wanted,
+	                               &count);
+	m->wanted = xcalloc(count, sizeof *m->wanted);
+	for (size_t i = 0; i < count; i++)
+		snprintf(m->wanted[i], sizeof m->wanted[i], "%s", wanted[i]);
+	m->count = count;
+}
+
+static void message_due(void *arg)
+{
+	struct message *m = arg;
+	struct sim *sim = m->sim;
+
+	if (m->answered) {
+		report_answer(m);
+		message_free(m);
+		return;
+	}
+	m->answered = true;
+	m->status = ST_TIMED_OUT;
+	if (m->to->controller == NULL || world_random(sim->world) % 100 < sim->lose) {
+		env_timer_set(sim->env, m->timer, 5 * NS_PER_S);
+		return;
+	}
+	if (m->is_summary)
+		deliver_summary(m);
+	else
+		deliver_states(m);
+	if (world_random(sim->world) % 100 < sim->lose) { /* the answer is lost */
+		m->status = ST_TIMED_OUT;
+		env_timer_set(sim->env, m->timer, 5 * NS_PER_S);
+		return;
+	}
+	env_timer_set(sim->env, m->timer, delay(sim));
+}
+
+static struct node *node_of_controller(struct sim *sim, const char *name)
+{
+	for (int i = 0; i < sim->count; i++)
+		if (strcmp(sim->nodes[i].controller_name, name) == 0)
+			return &sim->nodes[i];
+	return NULL;
+}
+
+static struct message *message_new(struct node *from, const char *to, size_t count)
+{
+	struct sim *sim = from->sim;
+	struct message *m = xcalloc(1, sizeof *m);
+
+	m->sim = sim;
+	m->from = from;
+	m->to = node_of_controller(sim, to);
+	m->count = count;
+	m->next = sim->messages;
+	m->link = &sim->messages;
+	if (m->next != NULL)
+		m->next->link = &m->next;
+	sim->messages = m;
+	sim->message_count++;
+	m->timer = env_timer_new(sim->env, message_due, m);
+	env_timer_set(sim->env, m->timer, delay(sim));
+	return m;
+}
+
+static void sim_summary(void *arg, const char *neighbour, const struct id *trace, const struct ls_edition *editions,
+                        size_t count, controller_summary_done done, void *token)
+{
+	struct message *m = message_new(arg, neighbour, count);
+
+	(void)trace;
+	m->is_summary = true;
+	m->editions = xcalloc(count, sizeof *editions);
+	memcpy(m->editions, editions, count * sizeof *editions);
+	m->summary_done = done;
+	m->token = token;
+}
+
+static void sim_link_states(void *arg, const char *neighbour, const struct id *trace,
+                            const struct ls_record *records, size_t count, controller_states_done done, void *token)
+{
+	struct node *from = arg;
+	struct message *m = message_new(from, neighbour, count);
+
+	(void)trace;
+	m->records = copy_records(records, count);
+	m->states_done = done;
+	m->token = token;
+	if (world_random(from->sim->world) % 100 < from->sim->twice) {
+		m = message_new(from, neighbour, count);
+		m->records = copy_records(records, count);
+		m->doubled = true;
+	}
+}
+
+/* ---- the network --------------------------------------------------------------------------------- */
+
+static const struct route_state good = { .up = true, .stock = 1 << 21, .generation_rate = 100000 };
+
+static void connect_nodes(struct sim *sim, int a, int b)
+{
+	for (int side = 0; side < 2; side++) {
+		struct node *n = &sim->nodes[side ? b : a];
+		struct route_link *l = &n->links[n->degree];
+
+		assert_true(n->degree < DEGREE_MAX);
+		n->peers[n->degree++] = side ? a : b;
+		l->state = good;
+		snprintf(l->name, sizeof l->name, "%d-%d", a < b ? a : b, a < b ? b : a);
+		strcpy(l->peer, sim->nodes[side ? a : b].name);
+	}
+}
+
+static bool are_connected(const struct sim *sim, int a, int b)
+{
+	for (size_t i = 0; i < sim->nodes[a].degree; i++)
+		if (sim->nodes[a].peers[i] == b)
+			return true;
+	return a == b;
+}
+
+static struct sim *sim_new(int count, uint64_t seed)
+{
+	struct sim *sim = xcalloc(1, sizeof *sim);
+
+	sim->world = world_new(seed);
+	sim->env = env_virtual_new(sim->world);
+	sim->count = count;
+	for (int i = 0; i < count; i++) {
+		struct node *n = &sim->nodes[i];
+
+		n->sim = sim;
+		n->index = i;
+		n->env = env_virtual_new(sim->world);
+		snprintf(n->name, sizeof n->name, "km%d", i);
+		snprintf(n->controller_name, sizeof n->controller_name, "c-km%d", i);
+	}
+	return sim;
+}
+
+/* A random tree and some more links. */
+static struct sim *sim_random(int count, int more, uint64_t seed)
+{
+	struct sim *sim = sim_new(count, seed);
+
+	for (int i = 1; i < count; i++) {
+		int back = i < 6 ? i : 6; /* to one of the last few: a long network, as backbones are */
+
+		connect_nodes(sim, i, i - 1 - (int)(world_random(sim->world) % (uint64_t)back));
+	}
+	while (more > 0) {
+		int a = (int)(world_random(sim->world) % (uint64_t)count);
+		int b = (int)(world_random(sim->world) % (uint64_t)count);
+
+		if (!are_connected(sim, a, b) && sim->nodes[a].degree < DEGREE_MAX - 1 &&
+		    sim->nodes[b].degree < DEGREE_MAX - 1) {
+			connect_nodes(sim, a, b);
+			more--;
+		}
+	}
+	return sim;
+}
+
+static void start(struct node *n)
+{
+	const char *neighbours[DEGREE_MAX], *km = n->name;
+	struct controller_options o = { .name = n->controller_name, .mode = CONTROLLER_DISTRIBUTED, .kms = &km,
+		                        .km_count = 1, .neighbours = neighbours, .neighbour_count = n->degree };
+	struct controller_calls calls = { .summary = sim_summary, .link_states = sim_link_states, .arg = n };
+
+	controller_defaults(&o);
+	for (size_t i = 0; i < n->degree; i++)
+		neighbours[i] = n->sim->nodes[n->peers[i]].controller_name;
+	n->controller = controller_new(n->env, &o, &calls);
+}
+
+static void report(struct node *n)
+{
+	if (n->controller != NULL)
+		assert_int_equal(controller_link_status(n->controller, n->name, n->links, n->degree), ST_OK);
+}
+
+static void neighbours_up(struct node *n)
+{
+	for (size_t i = 0; i < n->degree; i++) {
+		struct node *peer = &n->sim->nodes[n->peers[i]];
+
+		if (peer->controller == NULL)
+			continue;
+		controller_neighbour_up(n->controller, peer->controller_name);
+		controller_neighbour_up(peer->controller, n->controller_name);
+	}
+}
+
+/* As the transport does it: the connections break, the calls end, then the core goes. */
+static void kill_node(struct node *n)
+{
+	struct sim *sim = n->sim;
+
+	for (size_t i = 0; i < n->degree; i++) {
+		struct node *peer = &sim->nodes[n->peers[i]];
+
+		controller_neighbour_down(n->controller, peer->controller_name);
+		if (peer->controller != NULL)
+			controller_neighbour_down(peer->controller, n->controller_name);
+	}
+	for (struct message *m = sim->messages, *next; m != NULL; m = next) {
+		next = m->next;
+		if (m->from == n || m->to == n) {
+			m->status = ST_TRANSPORT;
+			if (m->is_summary && m->wanted == NULL)
+				m->count = 0;
+			report_answer(m);
+			message_free(m);
+		}
+	}
+	controller_free(n->controller);
+	n->controller = NULL;
+}
+
+static void sim_free(struct sim *sim)
+{
+	for (int i = 0; i < sim->count; i++)
+		if (sim->nodes[i].controller != NULL)
+			kill_node(&sim->nodes[i]);
+	while (sim->messages != NULL)
+		message_free(sim->messages);
+	for (int i = 0; i < sim->count; i++)
+		env_virtual_free(sim->nodes[i].env);
+	env_virtual_free(sim->env);
+	world_free(sim->world);
+	free(sim);
+}
+
+static void start_all(struct sim *sim)
+{
+	for (int i = 0; i < sim->count; i++)
+		start(&sim->nodes[i]);
+	for (int i = 0; i < sim->count; i++)
+		report(&sim->nodes[i]);
+	for (int i = 0; i < sim->count; i++)
+		neighbours_up(&sim->nodes[i]);
+}
+
+/* KMs go on reporting, so that no controller takes them for silent. */
+static void run(struct sim *sim, uint64_t ns)
+{
+	for (; ns >= NS_PER_S; ns -= NS_PER_S) {
+		for (int i = 0; i < sim->count; i++)
+			report(&sim->nodes[i]);
+		world_run(sim->world, NS_PER_S);
+	}
+	world_run(sim->world, ns);
+}
+
+/* ---- what they believe ------------------------------------------------------------------------------ */
+
+/* Order does not matter: a sum over directions of a hash of who leads where at which weight. */
+static uint64_t belief(const char *from, const char *to, uint32_t weight)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+	char text[64];
+
+	snprintf(text, sizeof text, "%s>%s:%u", from, to, (unsigned)weight);
+	for (const char *t = text; *t != '\0'; t++)
+		h = (h ^ (uint8_t)*t) * UINT64_C(0x100000001b3);
+	return h;
+}
+
+static void add_belief(const struct topology_link *l, void *arg)
+{
+	for (int side = 0; side < 2; side++)
+		if (l->weight[side] != ROUTE_UNUSABLE)
+			*(uint64_t *)arg += belief(l->ends[side], l->ends[!side], l->weight[side]);
+}
+
+static uint64_t beliefs_of(struct node *n)
+{
+	uint64_t sum = 0;
+
+	topology_each_link(controller_topology(n->controller), add_belief, &sum);
+	return sum;
+}
+
+static bool other_end_is_up(const struct sim *sim, int a, int b)
+{
+	for (size_t i = 0; i < sim->nodes[b].degree; i++)
+		if (sim->nodes[b].peers[i] == a)
+			return sim->nodes[b].links[i].state.up;
+	return false;
+}
+
+static uint64_t truth(const struct sim *sim)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < sim->count; i++)
+		for (size_t l = 0; l < sim->nodes[i].degree; l++)
+			if (sim->nodes[i].links[l].state.up && other_end_is_up(sim, i, sim->nodes[i].peers[l]))
+				sum += belief(sim->nodes[i].name, sim->nodes[i].links[l].peer,
+				              route_weight(&sim->nodes[i].links[l].state));
+	return sum;
+}
+
+static bool all_know_the_truth(struct sim *sim)
+{
+	uint64_t expected = truth(sim);
+
+	for (int i = 0; i < sim->count; i++)
+		if (sim->nodes[i].controller != NULL && beliefs_of(&sim->nodes[i]) != expected)
+			return false;
+	return true;
+}
+
+static void set_link(struct sim *sim, int a, int b, bool up)
+{
+	for (int side = 0; side < 2; side++) {
+		struct node *n = &sim->nodes[side ? b : a];
+
+		for (size_t i = 0; i < n->degree; i++)
+			if (n->peers[i] == (side ? a : b))
+				n->links[i].state.up = up;
+	}
+	report(&sim->nodes[a]);
+	report(&sim->nodes[b]);
+}
+
+/* The longest of the shortest ways between controllers, in hops. */
+static int diameter(const struct sim *sim)
+{
+	int longest = 0;
+
+	for (int source = 0; source < sim->count; source++) {
+		int distance[NODES_MAX], queue[NODES_MAX], head = 0, tail = 0;
+
+		memset(distance, 0xff, sizeof distance);
+		distance[source] = 0;
+		queue[tail++] = source;
+		while (head < tail) {
+			const struct node *n = &sim->nodes[queue[head++]];
+
+			for (size_t i = 0; i < n->degree; i++)
+				if (distance[n->peers[i]] < 0) {
+					distance[n->peers[i]] = distance[n->index] + 1;
+					queue[tail++] = n->peers[i];
+				}
+			if (distance[n->index] > longest)
+				longest = distance[n->index];
+		}
+	}
+	return longest;
+}
+
+static int rounds_until_settled(struct sim *sim, int most)
+{
+	for (int rounds = 0; rounds <= most; rounds++) {
+		if (all_know_the_truth(sim))
+			return rounds;
+		world_run(sim->world, ROUND);
+	}
+	return most + 1;
+}
+
+/* ---- link states ------------------------------------------------------------------------------------- */
+
+static void check_settling(struct sim *sim, const char *what)
+{
+	int across = diameter(sim), worst = 0;
+	uint64_t before;
+
+	start_all(sim);
+	run(sim, 10 * NS_PER_S);
+	assert_true(all_know_the_truth(sim));
+	for (int i = 0; i < 10; i++) {
+		struct node *n = &sim->nodes[world_random(sim->world) % (uint64_t)sim->count];
+		int peer = n->peers[world_random(sim->world) % n->degree], rounds;
+
+		before = sim->message_count;
+		set_link(sim, n->index, peer, false);
+		rounds = rounds_until_settled(sim, 4 * across);
+		if (rounds > worst)
+			worst = rounds;
+		run(sim, 5 * NS_PER_S);
+		/* two records, each over each connection at most once in each direction */
+		assert_true(sim->message_count - before <= 2 * 2 * 2 * (uint64_t)sim->count);
+		set_link(sim, n->index, peer, true);
+		run(sim, 5 * NS_PER_S);
+		assert_true(all_know_the_truth(sim));
+	}
+	print_message("%s: %d controllers, diameter %d, settled after at most %d rounds (%.2f x diameter)\n", what,
+	              sim->count, across, worst, (double)worst / across);
+	assert_true(worst <= 2 * across);
+	sim_free(sim);
+}
+
+static void routes_settle_within_twice_the_diameter(void **state)
+{
+	(void)state;
+	check_settling(sim_random(145, 0, 1), "backbone of 144 links");
+	check_settling(sim_random(145, 45, 2), "mesh of 189 links");
+	check_settling(sim_random(12, 8, 3), "metro");
+}
+
+static void all_agree_after_loss_doubling_and_delay(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 8; seed++) {
+		struct sim *sim = sim_random(24, 12, seed);
+
+		sim->lose = 25;
+		sim->twice = 20;
+		sim->jitter = 400;
+		start_all(sim);
+		for (int i = 0; i < 60; i++) {
+			struct node *n = &sim->nodes[world_random(sim->world) % 24];
+			size_t link = world_random(sim->world) % n->degree;
+
+			if (world_random(sim->world) % 6 == 0 && n->controller != NULL) {
+				kill_node(n);
+				run(sim, world_random(sim->world) % (20 * NS_PER_S));
+				start(n);
+				if (world_random(sim->world) % 2)
+					report(n); /* before it has met its own past, or after */
+				neighbours_up(n);
+			} else {
+				set_link(sim, n->index, n->peers[link], world_random(sim->world) % 2);
+			}
+			run(sim, world_random(sim->world) % (2 * NS_PER_S));
+		}
+		sim->lose = 0;
+		run(sim, 60 * NS_PER_S);
+		assert_true(all_know_the_truth(sim));
+		sim_free(sim);
+	}
+}
+
+static void a_link_that_flaps_makes_no_storm(void **state)
+{
+	struct sim *sim = sim_random(40, 20, 4);
+	struct controller_stats before, after;
+	uint64_t messages;
+
+	(void)state;
+	start_all(sim);
+	run(sim, 10 * NS_PER_S);
+	controller_stats(sim->nodes[1].controller, &before);
+	messages = sim->message_count;
+	for (int i = 0; i < 1000; i++) {
+		set_link(sim, 1, sim->nodes[1].peers[0], i % 2);
+		world_run(sim->world, 2 * NS_PER_MS);
+	}
+	run(sim, 5 * NS_PER_S);
+	controller_stats(sim->nodes[1].controller, &after);
+	assert_in_range(after.records_made - before.records_made, 1, 22); /* 2 s, one in 100 ms */
+	assert_true(sim->message_count - messages <= 2 * 22 * 2 * 59);
+	assert_true(all_know_the_truth(sim));
+	sim_free(sim);
+}
+
+static void a_restarted_controller_learns_everything_again(void **state)
+{
+	struct sim *sim = sim_random(20, 6, 5);
+	struct node *n = &sim->nodes[7];
+
+	(void)state;
+	start_all(sim);
+	run(sim, 10 * NS_PER_S);
+	for (int i = 0; i < 9; i++) { /* its KM's record gets a high number */
+		set_link(sim, 7, n->peers[0], i % 2);
+		run(sim, NS_PER_S);
+	}
+	kill_node(n);
+	run(sim, 5 * NS_PER_S);
+	n->links[0].state.up = true; /* its KM's news while it was away */
+	start(n);
+	neighbours_up(n);
+	report(n);
+	run(sim, 3 * NS_PER_S);
+	sim->nodes[n->peers[0]].links[0].state.up = sim->nodes[n->peers[0]].links[0].state.up;
+	set_link(sim, 7, n->peers[0], true);
+	run(sim, 3 * NS_PER_S);
+	assert_true(all_know_the_truth(sim));
+	sim_free(sim);
+}
+
+static void records_of_one_that_is_gone_age_out(void **state)
+{
+	struct sim *sim = sim_random(10, 4, 6);
+	struct controller_stats s;
+
+	(void)state;
+	start_all(sim);
+	run(sim, 10 * NS_PER_S);
+	kill_node(&sim->nodes[9]);
+	run(sim, 900 * NS_PER_S);
+	controller_stats(sim->nodes[0].controller, &s);
+	assert_int_equal(s.records, 10);
+	run(sim, 300 * NS_PER_S);
+	controller_stats(sim->nodes[0].controller, &s);
+	assert_int_equal(s.records, 9); /* and the others were refreshed in time */
+	sim_free(sim);
+}
+
+static void a_silent_km_loses_its_links(void **state)
+{
+	struct sim *sim = sim_random(6, 2, 7);
+	struct topology *t;
+	struct route r;
+
+	(void)state;
+	start_all(sim);
+	run(sim, 5 * NS_PER_S);
+	t = controller_topology(sim->nodes[0].controller);
+	assert_true(route_find(t, topology_find(t, "km5"), topology_find(t, "km0"), NULL, &r));
+	for (int s = 0; s < 40; s++) {
+		for (int i = 0; i < 5; i++)
+			report(&sim->nodes[i]);
+		world_run(sim->world, NS_PER_S);
+	}
+	assert_false(route_find(t, topology_find(t, "km5"), topology_find(t, "km0"), NULL, &r));
+	run(sim, 5 * NS_PER_S);
+	assert_true(route_find(t, topology_find(t, "km5"), topology_find(t, "km0"), NULL, &r));
+	assert_true(all_know_the_truth(sim));
+	sim_free(sim);
+}
+
+/* ---- next hops ----------------------------------------------------------------------------------------- */
+
+/* A relay goes hop by hop, each KM asking its own controller; refused ones are tried around. */
+static bool relay(struct sim *sim, int source, int destination)
+{
+	const char *visited[NODES_MAX];
+	size_t count = 0;
+	unsigned hops_left = 0;
+
+	for (int here = source; here != destination;) {
+		struct controller_next_hop_request r = { .destination = sim->nodes[destination].name,
+			                                 .visited = visited, .hops_left = hops_left, .len = 32 };
+		unsigned before = hops_left;
+		const char *next;
+
+		visited[count++] = sim->nodes[here].name;
+		r.visited_count = count;
+		if (controller_next_hop(sim->nodes[here].controller, &r, &next, &hops_left) != ST_OK)
+			return false;
+		assert_true(count == 1 || hops_left < before);
+		for (size_t i = 0; i < count; i++)
+			assert_string_not_equal(visited[i], next);
+		here = atoi(next + 2);
+	}
+	return true;
+}
+
+static void relays_end_while_link_states_disagree(void **state)
+{
+	struct sim *sim = sim_random(60, 40, 8);
+	int arrived = 0, tried = 0;
+
+	(void)state;
+	sim->lose = 30;
+	sim->jitter = 2000;
+	start_all(sim);
+	run(sim, 60 * NS_PER_S);
+	for (int i = 0; i < 300; i++) {
+		struct node *n = &sim->nodes[world_random(sim->world) % 60];
+
+		set_link(sim, n->index, n->peers[world_random(sim->world) % n->degree], world_random(sim->world) % 3 > 0);
+		world_run(sim->world, 20 * NS_PER_MS);
+		arrived += relay(sim, (int)(world_random(sim->world) % 60), (int)(world_random(sim->world) % 60));
+		tried++;
+	}
+	assert_false(all_know_the_truth(sim)); /* they did disagree */
+	assert_true(arrived > tried / 2);
+	sim->lose = 0;
+	run(sim, 60 * NS_PER_S);
+	assert_true(all_know_the_truth(sim));
+	sim_free(sim);
+}
+
+static void only_own_kms_are_served(void **state)
+{
+	struct sim *sim = sim_random(3, 0, 9);
+	const char *visited[] = { "km1" }, *next;
+	struct controller_next_hop_request r = { .destination = "km2", .visited = visited, .visited_count = 1 };
+	struct ls_record newer[CONTROLLER_RECORDS_MAX];
+	unsigned hops_left;
+	size_t count;
+
+	(void)state;
+	start_all(sim);
+	run(sim, 2 * NS_PER_S);
+	assert_int_equal(controller_next_hop(sim->nodes[0].controller, &r, &next, &hops_left), ST_DENIED);
+	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left), ST_OK);
+	r.destination = "nowhere";
+	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left), ST_NO_ROUTE);
+	assert_int_equal(controller_link_status(sim->nodes[0].controller, "km1", NULL, 0), ST_DENIED);
+	assert_int_equal(controller_link_states(sim->nodes[0].controller, "c-km77", NULL, 0, newer, &count), ST_DENIED);
+	sim_free(sim);
+}
+
+/* ---- centralized ----------------------------------------------------------------------------------------- */
+
+/* One controller over a line a - b - c and a way around over d, with KMs that answer as told. */
+struct scene {
+	struct world *world;
+	struct env *env;
+	struct controller *controller;
+	char log[1024];            /* calls: "reserve a; relay b; …" */
+	enum status reserve[8], relay[8], allocate[8];
+	unsigned reserves, relays, allocates;
+	uint64_t took; /* bytes that a's pool got */
+};
+
+struct answer {
+	struct scene *scene;
+	struct env_timer *timer;
+	enum status status;
+	controller_done done;
+	controller_reserve_done reserve_done;
+	struct controller_relay relay;
+	void *token;
+};
+
+static void answer_due(void *arg)
+{
+	struct answer *a = arg;
+
+	if (a->reserve_done != NULL)
+		a->reserve_done(a->status, &a->relay, a->token);
+	else
+		a->done(a->status, a->token);
+	env_timer_free(a->scene->env, a->timer);
+	free(a);
+}
+
+static struct answer *answer_later(struct scene *s, const char *what, const char *km, enum status status, void *token)
+{
+	struct answer *a = xcalloc(1, sizeof *a);
+	size_t len = strlen(s->log);
+
+	snprintf(s->log + len, sizeof s->log - len, "%s %s; ", what, km);
+	a->scene = s;
+	a->status = status;
+	a->token = token;
+	a->timer = env_timer_new(s->env, answer_due, a);
+	env_timer_set(s->env, a->timer, status == ST_TIMED_OUT ? 5 * NS_PER_S : ROUND);
+	return a;
+}
+
+static void scene_reserve(void *arg, const char *km, const struct controller_relay *relay,
+                          controller_reserve_done done, void *token)
+{
+	struct scene *s = arg;
+	struct answer *a = answer_later(s, "reserve", km, s->reserve[s->reserves++ % 8], token);
+
+	a->reserve_done = done;
+	a->relay = *relay;
+	strcpy(a->relay.link, "ab");
+	a->relay.link_offset = 4711;
+	a->relay.ksa_offset = 42;
+}
+
+static void scene_relay(void *arg, const char *km, const struct controller_relay *relay, uint64_t timeout,
+                        controller_done done, void *token)
+{
+	struct scene *s = arg;
+
+	assert_string_equal(relay->link, "ab");
+	assert_int_equal(relay->link_offset, 4711);
+	assert_int_equal(relay->ksa_offset, 42);
+	assert_string_equal(relay->route[0], "a");
+	assert_string_equal(relay->route[relay->route_count - 1], "c");
+	assert_true(timeout > 0);
+	answer_later(s, "relay", km, s->relay[s->relays++ % 8], token)->done = done;
+}
+
+static void scene_allocate(void *arg, const char *km, const struct controller_relay *relay, controller_done done,
+                           void *token)
+{
+	struct scene *s = arg;
+
+	s->took += relay->len;
+	answer_later(s, "allocate", km, s->allocate[s->allocates++ % 8], token)->done = done;
+}
+
+static void scene_give_up(void *arg, const char *km, const struct controller_relay *relay, controller_done done,
+                          void *token)
+{
+	(void)relay;
+	answer_later(arg, "void", km, ST_OK, token)->done = done;
+}
+
+static struct route_link link_to(const char *name, const char *peer)
+{
+	struct route_link l = { .state = good };
+
+	strcpy(l.name, name);
+	strcpy(l.peer, peer);
+	return l;
+}
+
+static void scene_report(struct scene *s, bool ab_up)
+{
+	struct route_link a[] = { link_to("ab", "b"), link_to("ad", "d") }, b[] = { link_to("ab", "a"), link_to("bc", "c") },
+			  c[] = { link_to("bc", "b"), link_to("ec", "e") }, d[] = { link_to("ad", "a"), link_to("de", "e") },
+			  e[] = { link_to("de", "d"), link_to("ec", "c") };
+
+	a[0].state.up = ab_up;
+	assert_int_equal(controller_link_status(s->controller, "a", a, 2), ST_OK);
+	assert_int_equal(controller_link_status(s->controller, "b", b, 2), ST_OK);
+	assert_int_equal(controller_link_status(s->controller, "c", c, 2), ST_OK);
+	assert_int_equal(controller_link_status(s->controller, "d", d, 2), ST_OK);
+	assert_int_equal(controller_link_status(s->controller, "e", e, 2), ST_OK);
+}
+
+static struct scene *scene_new(bool reserving)
+{
+	static const char *const kms[] = { "a", "b", "c", "d", "e" };
+	const struct controller_reserve reserve = { "a", "c", 4096, 8192, 12000 };
+	struct controller_options o = { .name = "central", .kms = kms, .km_count = 5, .reserve = &reserve,
+		                        .reserve_count = reserving };
+	struct scene *s = xcalloc(1, sizeof *s);
+	struct controller_calls calls = { .reserve = scene_reserve, .relay = scene_relay, .allocate = scene_allocate,
+		                          .give_up = scene_give_up, .arg = s };
+
+	controller_defaults(&o);
+	s->world = world_new(1);
+	s->env = env_virtual_new(s->world);
+	s->controller = controller_new(s->env, &o, &calls);
+	return s;
+}
+
+static void scene_free(struct scene *s)
+{
+	controller_free(s->controller);
+	env_virtual_free(s->env);
+	world_free(s->world);
+	free(s);
+}
+
+static bool routed(struct scene *s, const struct controller_route_request *r, const char *expected)
+{
+	struct route routes[ROUTE_DISJOINT_MAX];
+	char text[256] = "";
+	size_t count;
+
+	if (controller_route(s->controller, r, routes, &count) != ST_OK)
+		return expected == NULL;
+	for (size_t i = 0; i < count; i++) {
+		for (size_t n = 0; n < routes[i].count; n++)
+			strcat(text, controller_node_name(s->controller, routes[i].nodes[n]));
+		strcat(text, " ");
+	}
+	if (strcmp(text, expected) != 0)
+		print_message("routes '%s', not '%s'\n", text, expected);
+	return strcmp(text, expected) == 0;
+}
+
+static void full_routes_and_detours(void **state)
+{
+	struct scene *s = scene_new(false);
+	struct controller_hop bad[] = { { "b", "c" }, { "d", "e" } };
+	struct controller_route_request r = { .source = "a", .destination = "c", .len = 1000 };
+	struct controller_stats stats;
+
+	(void)state;
+	assert_true(routed(s, &r, NULL)); /* nothing is known yet */
+	scene_report(s, true);
+	assert_true(routed(s, &r, "abc "));
+	r.shares = 2;
+	assert_true(routed(s, &r, "abc adec "));
+	r.shares = 3; /* as many as there are */
+	assert_true(routed(s, &r, "abc adec "));
+	r.shares = 1;
+	r.excluded = bad;
+	r.excluded_count = 1;
+	assert_true(routed(s, &r, "adec "));
+	r.excluded_count = 2;
+	assert_true(routed(s, &r, NULL));
+	r.excluded_count = 0;
+	r.len = (1 << 21) - 4096; /* takes the last of abc: the next goes around, the third where it must */
+	scene_report(s, true);
+	assert_true(routed(s, &r, "abc "));
+	assert_true(routed(s, &r, "adec "));
+	assert_true(routed(s, &r, "abc "));
+	scene_report(s, false);
+	r.len = 1000;
+	assert_true(routed(s, &r, "adec "));
+	assert_int_equal(controller_relay_result(s->controller, &r.relay, ST_OK, 1000), ST_OK);
+	assert_int_equal(controller_relay_result(s->controller, &r.relay, ST_OK, 1000), ST_OK);
+	controller_stats(s->controller, &stats);
+	assert_int_equal(stats.relays_done, 1);
+	scene_free(s);
+}
+
+static void scene_low(struct scene *s, uint64_t stock)
+{
+	struct controller_pool pool = { .peer = "c", .stock = stock };
+
+	assert_int_equal(controller_key_store_status(s->controller, "a", &pool, 1), ST_OK);
+}
+
+static void reservation_relay_allocation_in_order(void **state)
+{
+	struct scene *s = scene_new(true);
+
+	(void)state;
+	scene_report(s, true);
+	scene_low(s, 8192);
+	world_run(s->world, NS_PER_S);
+	assert_string_equal(s->log, ""); /* enough */
+	scene_low(s, 7900);
+	world_run(s->world, NS_PER_S); /* up to the high water mark */
+	assert_string_equal(s->log, "reserve a; relay b; allocate a; reserve a; relay b; allocate a; ");
+	assert_int_equal(s->took, 8192);
+	scene_free(s);
+}
+
+static void lost_answers_are_asked_for_again(void **state)
+{
+	struct scene *s = scene_new(true);
+	struct controller_stats stats;
+
+	(void)state;
+	s->reserve[0] = ST_TIMED_OUT;
+	s->relay[0] = ST_TRANSPORT;
+	s->allocate[0] = ST_PEER_UNREACHABLE;
+	scene_report(s, true);
+	scene_low(s, 8191);
+	world_run(s->world, 8 * NS_PER_S + 100 * ROUND);
+	assert_string_equal(s->log, "reserve a; reserve a; relay b; relay b; allocate a; allocate a; ");
+	controller_stats(s->controller, &stats);
+	assert_int_equal(stats.reservations_done, 1);
+	scene_free(s);
+}
+
+static void a_refused_relay_is_given_up_at_both(void **state)
+{
+	struct scene *s = scene_new(true);
+
+	(void)state;
+	s->relay[0] = ST_TOO_FEW_KEYS;
+	scene_report(s, true);
+	scene_low(s, 8191);
+	world_run(s->world, 500 * ROUND);
+	assert_string_equal(s->log, "reserve a; relay b; void b; void a; ");
+	s->log[0] = '\0';
+	world_run(s->world, NS_PER_S); /* and begun anew */
+	assert_string_equal(s->log, "reserve a; relay b; allocate a; ");
+	scene_free(s);
+}
+
+static void a_refused_reservation_leaves_nothing_to_give_up(void **state)
+{
+	struct scene *s = scene_new(true);
+
+	(void)state;
+	s->reserve[0] = ST_TOO_FEW_KEYS;
+	scene_report(s, true);
+	scene_low(s, 8191);
+	world_run(s->world, 500 * ROUND);
+	assert_string_equal(s->log, "reserve a; ");
+	scene_free(s);
+}
+
+static void a_relay_that_is_not_answered_lapses(void **state)
+{
+	struct scene *s = scene_new(true);
+	struct controller_stats stats;
+
+	(void)state;
+	for (int i = 0; i < 8; i++)
+		s->relay[i] = ST_TIMED_OUT;
+	scene_report(s, true);
+	scene_low(s, 8191);
+	for (int i = 0; i < 75; i++) {
+		world_run(s->world, NS_PER_S);
+		scene_report(s, true);
+	}
+	controller_stats(s->controller, &stats);
+	assert_true(stats.reservations_failed >= 1);
+	assert_non_null(strstr(s->log, "void b; void a; "));
+	assert_null(strstr(s->log, "allocate"));
+	world_run(s->world, 10 * NS_PER_S);
+	scene_free(s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(routes_settle_within_twice_the_diameter),
+		cmocka_unit_test(all_agree_after_loss_doubling_and_delay),
+		cmocka_unit_test(a_link_that_flaps_makes_no_storm),
+		cmocka_unit_test(a_restarted_controller_learns_everything_again),
+		cmocka_unit_test(records_of_one_that_is_gone_age_out),
+		cmocka_unit_test(a_silent_km_loses_its_links),
+		cmocka_unit_test(relays_end_while_link_states_disagree),
+		cmocka_unit_test(only_own_kms_are_served),
+		cmocka_unit_test(full_routes_and_detours),
+		cmocka_unit_test(reservation_relay_allocation_in_order),
+		cmocka_unit_test(lost_answers_are_asked_for_again),
+		cmocka_unit_test(a_refused_relay_is_given_up_at_both),
+		cmocka_unit_test(a_refused_reservation_leaves_nothing_to_give_up),
+		cmocka_unit_test(a_relay_that_is_not_answered_lapses),
+	};
+
+	log_open("test_controller", LOG_LEVEL_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
