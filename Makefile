@@ -85,6 +85,7 @@ LIBQKDN_STATIC  := $(BUILD)/lib/libqkdn.a
 LIBQKDN_PC      := $(BUILD)/lib/qkdn.pc
 OBJECTS_client  := $(LIBQKDN:%=$(BUILD)/client/%.o)
 LIBS_client     := $(shell $(PKG_CONFIG) --libs libtirpc libssl libcrypto) -lpthread
+LIBQKDN_ROOTS   := $(shell sed -n 's/^\t\t\(qkdn_[a-z_]*\);/-u \1/p' client/libqkdn.map)
 libdir          ?= $(prefix)/lib
 includedir      ?= $(prefix)/include
 
@@ -97,7 +98,7 @@ $(LIBQKDN_SHARED): $(OBJECTS_client) $(BUILD)/libinternal.a client/libqkdn.map
 
 $(LIBQKDN_STATIC): $(OBJECTS_client) $(BUILD)/libinternal.a client/libqkdn.map
 	@mkdir -p $(@D)
-	$(Q)rm -f $@ && ld -r -o $(@D)/libqkdn.o $(OBJECTS_client) $(BUILD)/libinternal.a && \
+	$(Q)rm -f $@ && ld -r --gc-sections $(LIBQKDN_ROOTS) -o $(@D)/libqkdn.o $(OBJECTS_client) $(BUILD)/libinternal.a && \
 		objcopy --wildcard --keep-global-symbol='qkdn_*' $(@D)/libqkdn.o && \
 		ar rcs $@ $(@D)/libqkdn.o && rm $(@D)/libqkdn.o
 
@@ -197,10 +198,17 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# Programs that the integration tests need.
+TEST_PROGRAMS := fake_ksad
+$(BUILD)/tests/lib/fake_ksad.o: CPPFLAGS += -Itests/lib
+$(BUILD)/tests/bin/fake_ksad: $(addprefix $(BUILD)/tests/lib/,fake_ksad.o fake_ksa.o test_pki.o) $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
-check: all $(UNITS:%=$(BUILD)/tests/unit/test_%)
+check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
 	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
