@@ -155,7 +155,7 @@ UNITS += ladder
 UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link
-UNITS += keystore
+UNITS += keystore keystore_model
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)

@@ -443,6 +443,14 @@ static void keys_met(const struct row *r, uint64_t lo, uint64_t hi, unsigned *fr
 	*to = hi < row_end(r) ? (unsigned)((hi - r->offset + r->key_len - 1) / r->key_len) : r->count;
 }
 
+bool row_has_gone(const struct row *r, uint64_t lo, uint64_t hi)
+{
+	unsigned from, to;
+
+	keys_met(r, lo, hi, &from, &to);
+	return bits_count(r->gone_bits, from, to) > 0;
+}
+
 enum status assignments_void(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi, uint64_t *erased)
 {
 	uint64_t before = p->now.pub.voided;

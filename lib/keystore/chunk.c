@@ -152,7 +152,7 @@ static enum status make_room(struct ks_txn *t)
 	struct chunk_cache *cache = &t->ks->cache;
 	struct chunk *c;
 
-	if (cache->count < CHUNKS_HOT)
+	if (cache->count < t->ks->options.hot_chunks)
 		return ST_OK;
 	c = cache->by_use->prev; /* utlist: the head's prev is the tail */
 	if (c->dirty) {

@@ -90,6 +90,8 @@ MUST_CHECK enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_
 MUST_CHECK enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r);
 MUST_CHECK enum status row_drop(struct ks_txn *t, struct pool *p, const struct row *r); /* and its place in KV_EXPIRY */
 
+bool row_has_gone(const struct row *r, uint64_t lo, uint64_t hi); /* among the keys that [lo, hi) meets */
+
 /* Cuts the bytes of keys that are gone and not cut yet. */
 MUST_CHECK enum status row_sweep(struct ks_txn *t, struct pool *p, struct row *r);
 

@@ -37,6 +37,7 @@ struct ks_options {
 	const char *directory;       /* LMDB: mode 0700, made if missing */
 	const char *master_key_file; /* LMDB: 32 bytes, mode 0600; made with ks_master_key_make */
 	uint64_t max_bytes;          /* LMDB: size of the map, a bound on the file; 0: 64 GiB */
+	unsigned hot_chunks;         /* pieces of pools kept open in locked memory, 4 KiB each; 0: 128 */
 	bool inline_writer;          /* no thread: work runs, and is committed, inside ks_submit, and done is posted */
 };
 

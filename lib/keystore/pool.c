@@ -392,7 +392,7 @@ static enum status append_check_assigned(struct ks_txn *t, struct pool *p, uint6
 	enum status s = ST_OK;
 
 	while (p->now.rows > 0 && lo < hi && (s = row_at_or_after(t, p, lo, &r)) == ST_OK && r.offset < hi) {
-		if (r.gone > 0)
+		if (row_has_gone(&r, lo, hi))
 			return ST_KEY_GONE;
 		lo = row_end(&r);
 	}
@@ -637,18 +637,19 @@ enum status pool_check_takeable(struct ks_txn *t, struct pool *p, uint64_t offse
 	return s == ST_KEY_GONE ? ST_REPLAYED : s;
 }
 
-/* The first byte in [head, ready) that is there, or ready. */
+/* Moves *head up to the first byte that is there or that is assigned, or to ready. */
 static enum status skip_absent(struct ks_txn *t, struct pool *p, uint64_t *head)
 {
-	uint64_t ready = p->now.pub.ready, lo, hi;
-	enum status s = *head < ready ? stream_run(t, p, *head, ready, 1, &lo, &hi) : ST_NOT_FOUND;
+	uint64_t pos = *head, gap_lo, gap_hi, lo, hi;
+	enum status s = gap_next(t, p, &pos, p->now.pub.ready, &gap_lo, &gap_hi);
 
-	if (s == ST_NOT_FOUND)
-		lo = ready;
-	else if (s != ST_OK)
+	if (s == ST_NOT_FOUND || (s == ST_OK && gap_lo != *head))
+		return ST_OK;
+	if (s == ST_OK)
+		s = stream_run(t, p, gap_lo, gap_hi, 1, &lo, &hi);
+	if (s != ST_OK && s != ST_NOT_FOUND)
 		return s;
-	if (*head < lo)
-		*head = lo;
+	*head = s == ST_OK ? lo : gap_hi;
 	return ST_OK;
 }
 

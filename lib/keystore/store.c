@@ -541,6 +541,8 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 	ks->options = *o;
 	if (ks->options.max_bytes == 0)
 		ks->options.max_bytes = MAX_BYTES_DEFAULT;
+	if (ks->options.hot_chunks == 0)
+		ks->options.hot_chunks = CHUNKS_HOT;
 	ks->env = o->env;
 	ks->lock_fd = -1;
 	ks->last = &ks->first;

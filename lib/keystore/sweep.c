@@ -103,9 +103,7 @@ static enum status sweep_row(struct ks_txn *t, struct pool *p, struct row *r)
 	if (r->uncut == 0)
 		return ST_OK;
 	s = row_sweep(t, p, r);
-	if (s != ST_OK)
-		return s;
-	return r->gone == r->count && r->expires == 0 ? row_drop(t, p, r) : row_put(t, p, r);
+	return s == ST_OK ? row_put(t, p, r) : s;
 }
 
 /* Cuts out what was delivered of some rows. *end: of the pool's rows. */

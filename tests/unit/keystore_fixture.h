@@ -18,9 +18,13 @@
 #include "file.h"
 #include "keystore.h"
 
+/* not every test needs all of it */
+#define FIXTURE static __attribute__((unused))
+
 struct store {
 	enum ks_backend backend;
-	char dir[64], master[96], store[96];
+	char dir[64], master[96], store[96], generation[112];
+	unsigned hot_chunks;
 	struct world *world;
 	struct env *env;
 	struct ks *ks;
@@ -50,18 +54,18 @@ struct op {
 	struct ks_pool got;
 };
 
-static struct id pool_id(int n)
+FIXTURE struct id pool_id(int n)
 {
 	return (struct id){ { 0xab, (uint8_t)n } };
 }
 
-static struct ks_pool_desc pool_desc(int n)
+FIXTURE struct ks_pool_desc pool_desc(int n)
 {
 	return (struct ks_pool_desc){ .id = pool_id(n), .kind = KS_POOL_LINK, .source = "alice", .destination = "bob",
 		                      .link = "alice-bob" };
 }
 
-static enum status op_call(struct ks_txn *t, struct op *o)
+FIXTURE enum status op_call(struct ks_txn *t, struct op *o)
 {
 	struct ks_assignment a = { .offset = o->offset, .key_len = o->key_len, .count = o->count, .expires = o->expires };
 	struct ks_pool_desc d = pool_desc(o->pool.bytes[1]);
@@ -101,7 +105,7 @@ static enum status op_call(struct ks_txn *t, struct op *o)
 	return ST_INTERNAL;
 }
 
-static enum status op_work(struct ks_txn *t, void *arg)
+FIXTURE enum status op_work(struct ks_txn *t, void *arg)
 {
 	struct op *o = arg;
 
@@ -110,7 +114,7 @@ static enum status op_work(struct ks_txn *t, void *arg)
 	return o->then_fail ? ST_MISMATCH : o->status;
 }
 
-static void op_done(enum status s, void *arg)
+FIXTURE void op_done(enum status s, void *arg)
 {
 	struct op *o = arg;
 
@@ -119,7 +123,7 @@ static void op_done(enum status s, void *arg)
 }
 
 /* Runs one operation to its report. */
-static enum status op_run(struct store *x, struct op *o)
+FIXTURE enum status op_run(struct store *x, struct op *o)
 {
 	o->done = false;
 	ks_submit(x->ks, op_work, op_done, o);
@@ -128,7 +132,7 @@ static enum status op_run(struct store *x, struct op *o)
 	return o->reported;
 }
 
-static enum status op_simple(struct store *x, struct op o)
+FIXTURE enum status op_simple(struct store *x, struct op o)
 {
 	enum status s = op_run(x, &o);
 
@@ -136,15 +140,16 @@ static enum status op_simple(struct store *x, struct op o)
 	return s;
 }
 
-static enum status store_try_open(struct store *x, struct err *e)
+FIXTURE enum status store_try_open(struct store *x, struct err *e)
 {
 	struct ks_options o = { .backend = x->backend, .env = x->env, .directory = x->store,
-		                .master_key_file = x->master, .max_bytes = UINT64_C(1) << 30, .inline_writer = true };
+		                .master_key_file = x->master, .max_bytes = UINT64_C(1) << 30, .inline_writer = true,
+		                .hot_chunks = x->hot_chunks };
 
 	return ks_open(&x->ks, &o, e);
 }
 
-static void store_open(struct store *x)
+FIXTURE void store_open(struct store *x)
 {
 	struct err e = { ST_OK, "" };
 	enum status s = store_try_open(x, &e);
@@ -154,7 +159,7 @@ static void store_open(struct store *x)
 	assert_int_equal(s, ST_OK);
 }
 
-static void store_close(struct store *x)
+FIXTURE void store_close(struct store *x)
 {
 	ks_close(x->ks);
 	while (world_step(x->world))
@@ -162,7 +167,7 @@ static void store_close(struct store *x)
 	x->ks = NULL;
 }
 
-static void store_make(struct store *x, enum ks_backend backend)
+FIXTURE void store_make(struct store *x, enum ks_backend backend)
 {
 	struct err e;
 
@@ -171,6 +176,7 @@ static void store_make(struct store *x, enum ks_backend backend)
 	strcpy(x->dir, "/tmp/qkdn-keystore-XXXXXX");
 	assert_non_null(mkdtemp(x->dir));
 	snprintf(x->master, sizeof x->master, "%s/master.key", x->dir);
+	snprintf(x->generation, sizeof x->generation, "%s.generation", x->master);
 	snprintf(x->store, sizeof x->store, "%s/store", x->dir);
 	x->world = world_new(1);
 	x->env = env_virtual_new(x->world);
@@ -178,7 +184,7 @@ static void store_make(struct store *x, enum ks_backend backend)
 	store_open(x);
 }
 
-static void remove_folder(const char *path)
+FIXTURE void remove_folder(const char *path)
 {
 	DIR *d = opendir(path);
 	struct dirent *f;
@@ -198,7 +204,7 @@ static void remove_folder(const char *path)
 	rmdir(path);
 }
 
-static void store_unmake(struct store *x)
+FIXTURE void store_unmake(struct store *x)
 {
 	if (x->ks != NULL)
 		store_close(x);
@@ -208,13 +214,13 @@ static void store_unmake(struct store *x)
 }
 
 /* Bytes that tell where they belong. */
-static void pattern(uint8_t *to, uint64_t offset, size_t len)
+FIXTURE void pattern(uint8_t *to, uint64_t offset, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
 		to[i] = (uint8_t)((offset + i) * 167 + ((offset + i) >> 8) * 31 + ((offset + i) >> 16) * 13);
 }
 
-static bool is_pattern(const struct secret *s, uint64_t offset)
+FIXTURE bool is_pattern(const struct secret *s, uint64_t offset)
 {
 	for (size_t i = 0; i < s->len; i++) {
 		uint8_t b;
@@ -226,7 +232,7 @@ static bool is_pattern(const struct secret *s, uint64_t offset)
 	return true;
 }
 
-static enum status append(struct store *x, int pool, uint64_t offset, size_t len)
+FIXTURE enum status append(struct store *x, int pool, uint64_t offset, size_t len)
 {
 	uint8_t *bytes = xcalloc(1, len);
 	enum status s;
@@ -237,7 +243,7 @@ static enum status append(struct store *x, int pool, uint64_t offset, size_t len
 	return s;
 }
 
-static struct ks_pool get(struct store *x, int pool)
+FIXTURE struct ks_pool get(struct store *x, int pool)
 {
 	struct op o = { .kind = OP_GET, .pool = pool_id(pool) };
 
@@ -245,12 +251,12 @@ static struct ks_pool get(struct store *x, int pool)
 	return o.got;
 }
 
-static enum status settle(struct store *x, int pool, uint64_t ready)
+FIXTURE enum status settle(struct store *x, int pool, uint64_t ready)
 {
 	return op_simple(x, (struct op){ .kind = OP_SETTLE, .pool = pool_id(pool), .offset = ready });
 }
 
-static enum status create(struct store *x, int pool)
+FIXTURE enum status create(struct store *x, int pool)
 {
 	return op_simple(x, (struct op){ .kind = OP_CREATE, .pool = pool_id(pool) });
 }
