@@ -171,7 +171,7 @@ static void notify(const char *state)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to,
 	                     (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-		log_warning("telling the service manager at %s: %s", path, strerror(errno));
+		log_debug("telling the service manager at %s: %s", path, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }
