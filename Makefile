@@ -192,6 +192,25 @@ $(RPC_TEST_OBJECTS) $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): CPPFLAGS += -I$
 $(BUILD)/tests/lib/echo_ends.o $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): | $(BUILD)/tests/unit/echo.h
 $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
 
+# ---- fuzzing: make fuzz, or make CC=clang SANITIZE=… of one target ----------------------------
+# Targets: tests/fuzz/fuzz_NAME.c, corpus in tests/fuzz/corpus/NAME. Built by clang into build/fuzz.
+FUZZERS := record
+FUZZ_SECONDS ?= 60
+
+$(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+$(BUILD)/tests/fuzz/fuzz_record.o: CPPFLAGS += -I$(BUILD)/tests/unit
+$(BUILD)/tests/fuzz/fuzz_record.o: | $(BUILD)/tests/unit/echo.h
+$(BUILD)/bin/fuzz_record: $(filter-out %_clnt.o,$(ECHO_OBJECTS))
+
+fuzz:
+	$(Q)$(MAKE) CC=clang SANITIZE=fuzzer-no-link,address,undefined BUILD=build/fuzz \
+		$(FUZZERS:%=build/fuzz/bin/fuzz_%)
+	$(Q)for f in $(FUZZERS); do mkdir -p build/fuzz/found/$$f && build/fuzz/bin/fuzz_$$f \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -artifact_prefix=build/fuzz/$$f- \
+		build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done
+
 # ---- benchmarks -------------------------------------------------------------------------------
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
 $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/test_pki.o $(BUILD)/libinternal.a
@@ -222,7 +241,7 @@ print-programs:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all programs check check-unit demo print-programs clean
+.PHONY: all programs check check-unit fuzz demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 
