@@ -80,6 +80,10 @@ struct link *link_to_peer(struct km *km, const char *peer);
 void link_use_begin(struct link *l, uint64_t end);
 void link_use_end(struct link *l);
 
+/* What is left in the outgoing key pool, as a work on it has seen. */
+void link_set_stock_out(struct link *l, uint64_t bytes);
+uint64_t link_stock_out(const struct link *l);
+
 /* Wakes what waits for key bits of this link: allocation, credit. */
 void link_changed(struct link *l);
 
@@ -167,6 +171,7 @@ struct ksa_pool {
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets */
 	uint64_t in_flight;    /* bytes of them */
+	uint64_t relay_most;   /* bytes of a relay: halved where pad was short on the way, doubled where it was not */
 	uint64_t try_again_at; /* monotonic: no new fill before */
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
 	struct request *waiting; /* key requests that wait for keys, highest priority first */

@@ -34,7 +34,7 @@ void control_report_links(struct km *km)
 		s->link = l->view.name;
 		s->peer = l->peer;
 		s->up = l->open;
-		s->stock = l->stock[l->view.leader ? 0 : 1];
+		s->stock = link_stock_out(l);
 		s->generation_rate = l->generation_rate;
 		s->consumption_rate = l->consumption_rate;
 		s->qber_ppm = l->qber_ppm;

@@ -14,6 +14,7 @@
 
 enum {
 	FILLS_MOST = 4,
+	FILL_UNHURRIED = 32 * 1024, /* smallest fill while there are enough keys: fewer messages */
 	RETRY_NS = 200 * 1000 * 1000,
 };
 static const uint64_t PAUSE_AFTER_FAILURE = NS_PER_S / 2;
@@ -31,6 +32,7 @@ struct fill_work {
 	struct fill_note note;
 	uint8_t tag[KM_TAG_LEN];
 	struct ks_pool state;
+	uint64_t link_left; /* bytes in the link pool behind the take */
 	void (*taken)(struct fill *f, enum status s);
 };
 
@@ -61,7 +63,9 @@ static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secr
 		return ST_TOO_FEW_KEYS;
 	if (most > link.stock - w->reserve)
 		most = link.stock - w->reserve;
-	return ks_take(t, &w->link_pool, w->least, most, FILL_GRANULE, &w->note.link_offset, bytes);
+	s = ks_take(t, &w->link_pool, w->least, most, FILL_GRANULE, &w->note.link_offset, bytes);
+	w->link_left = link.stock + link.unready - bytes->len;
+	return s;
 }
 
 static enum status take_work(struct ks_txn *t, void *arg)
@@ -200,6 +204,8 @@ static void settled(enum status s, void *arg)
 
 	if (s == ST_OK) {
 		f->pool->failure.status = ST_OK;
+		if (f->note.method == FILL_RELAY)
+			f->pool->relay_most *= 2;
 		answer_controller(f, ST_OK, "");
 		fill_over(f, &w->state);
 	} else {
@@ -324,6 +330,8 @@ void fill_failed(struct fill *f, enum status s, const char *text)
 	log_warning("KSA pool to %s: %u bytes did not arrive (%s): %s", p->destination, f->note.len, status_name(s),
 	            text);
 	p->try_again_at = env_mono(p->km->env) + PAUSE_AFTER_FAILURE;
+	if (s == ST_TOO_FEW_KEYS)
+		p->relay_most = f->note.len / 2;
 	f->stage = FILL_VOIDING;
 	void_there(f);
 }
@@ -341,6 +349,8 @@ static void taken(enum status s, void *arg)
 		f->note = w->note;
 		f->stage = FILL_SENDING;
 		f->pool->in_flight += f->note.len;
+		if (!id_is_zero(&w->link_pool))
+			link_set_stock_out(link_by_name(f->pool->km, f->note.link), w->link_left);
 	} else if (s != ST_TOO_FEW_KEYS) {
 		log_error("KSA pool to %s: taking key bits for it: %s", f->pool->destination, status_name(s));
 	}
@@ -421,6 +431,23 @@ static uint64_t wanted(struct ksa_pool *p)
 	return want / FILL_GRANULE * FILL_GRANULE;
 }
 
+/* How long a relay may be: no longer than pad is at the first hop, or was on the way of late. */
+static uint64_t relay_most(struct ksa_pool *p)
+{
+	uint64_t most = 0;
+
+	for (struct link *l = p->km->links; l != NULL; l = l->hh.next)
+		if (l->open && link_stock_out(l) > most)
+			most = link_stock_out(l);
+	if (most < FILL_LEAST + AUTH_KEY_LEN)
+		return 0;
+	most -= AUTH_KEY_LEN;
+	p->relay_most = p->relay_most < FILL_LEAST ? FILL_LEAST
+	                : p->relay_most > p->km->limits.fill_most ? p->km->limits.fill_most
+	                                                          : p->relay_most;
+	return (most < p->relay_most ? most : p->relay_most) / FILL_GRANULE * FILL_GRANULE;
+}
+
 void ksa_pool_fill(struct ksa_pool *p)
 {
 	struct link *l = link_to_peer(p->km, p->destination);
@@ -434,6 +461,12 @@ void ksa_pool_fill(struct ksa_pool *p)
 	if (l != NULL && !l->open)
 		return;
 	if (l == NULL && p->waiting == NULL && !p->km->limits.relay_ahead)
+		return;
+	if (p->waiting == NULL && p->stock + p->in_flight >= p->km->limits.ksa_low_water / 4)
+		source.len_least = source.len_most < FILL_UNHURRIED ? source.len_most : FILL_UNHURRIED;
+	if (l == NULL && source.len_most > relay_most(p))
+		source.len_most = relay_most(p);
+	if (source.len_most < FILL_LEAST)
 		return;
 	source.method = l != NULL ? FILL_ALLOCATION : FILL_RELAY;
 	source.link = l;

@@ -84,6 +84,16 @@ void link_settled(struct link *l, uint64_t next)
 		l->seen = next;
 }
 
+void link_set_stock_out(struct link *l, uint64_t bytes)
+{
+	l->stock[l->view.leader ? 0 : 1] = bytes;
+}
+
+uint64_t link_stock_out(const struct link *l)
+{
+	return l->stock[l->view.leader ? 0 : 1];
+}
+
 void link_use_begin(struct link *l, uint64_t end)
 {
 	l->uses++;

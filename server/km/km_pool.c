@@ -121,6 +121,7 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 		return p;
 	p = xcalloc(1, sizeof *p);
 	p->km = km;
+	p->relay_most = km->limits.fill_most;
 	strcpy(p->destination, destination);
 	HASH_ADD_STR(km->pools, destination, p);
 	return p;
@@ -161,7 +162,8 @@ void ksa_inbound_add(struct km *km, const struct id *id, const char *source)
 struct opening {
 	struct km *km;
 	struct ks_pool_desc desc;
-	struct id retire; /* the pair's old pool; zero: none */
+	struct id retire;     /* the pair's old pool; zero: none */
+	uint64_t source_used; /* what is not assigned below it never will be: it was lost on the way */
 	struct km_pool_open_answer a;
 	km_reply reply;
 	void *arg;
@@ -179,6 +181,8 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 		s = ks_pool_get(t, &o->desc.id, &pool);
 	if (s == ST_OK && pool.retired)
 		s = ST_KEY_GONE;
+	if (s == ST_OK && o->source_used < pool.ready)
+		s = ks_void_below(t, &o->desc.id, o->source_used);
 	o->a.ready = pool.ready;
 	return s == ST_OK ? used_get(t, &o->desc.id, &o->a.used) : s;
 }
@@ -206,6 +210,7 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 	o->reply = reply;
 	o->arg = arg;
 	o->desc.id = m->pool;
+	o->source_used = m->used;
 	o->desc.kind = KS_POOL_KSA;
 	strcpy(o->desc.source, from);
 	strcpy(o->desc.destination, km->name);

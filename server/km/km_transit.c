@@ -171,6 +171,7 @@ struct departure {
 	struct km_pad pads[KM_PADS_MAX];
 	uint8_t *ciphertext;
 	km_name link;
+	uint64_t link_left; /* bytes in the link pool behind the pads */
 };
 
 static enum status get_text(struct ks_txn *t, struct departure *d)
@@ -203,6 +204,7 @@ static enum status take_pads(struct ks_txn *t, struct departure *d, struct secre
 		return s;
 	if (pool.stock < total) /* before anything is consumed */
 		return ST_TOO_FEW_KEYS;
+	d->link_left = pool.stock + pool.unready - total;
 	secret_alloc(pad, total);
 	for (d->m.pad_count = 0; got < total && s == ST_OK; d->m.pad_count++) {
 		struct km_pad *one = &d->pads[d->m.pad_count];
@@ -337,6 +339,7 @@ static void departed(enum status s, void *arg)
 		if (d->pads[i].offset + d->pads[i].len > end)
 			end = d->pads[i].offset + d->pads[i].len;
 	link_use_begin(t->out, end);
+	link_set_stock_out(t->out, d->link_left);
 	t->km->counters.relays_sent++;
 	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
 }
