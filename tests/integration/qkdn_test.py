@@ -1,8 +1,11 @@
 """What the integration tests share: where the programs are, and running them."""
+import base64
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -27,7 +30,7 @@ def run(*command, env=None, timeout=60, check=True):
     done = subprocess.run(words, env=env, timeout=timeout, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        raise AssertionError(f"{' '.join(words)[:200]}: status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done
 
 
@@ -40,3 +43,90 @@ class Case(unittest.TestCase):
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
+
+
+class Lab:
+    """A network that qkdn-lab brought up. End it with down()."""
+
+    def __init__(self, topology, folder, *options):
+        self.folder = folder
+        self.topology = topology if os.sep in topology else os.path.join(TOP, "examples", topology)
+        run("qkdn-lab", "up", *options, self.topology, folder, timeout=180)
+
+    def down(self):
+        run("qkdn-lab", "down", self.folder, check=False)
+
+    def exec(self, who, *command, **options):
+        """Runs one of our programs (or one with a path) as an application or at a node."""
+        words = list(command)
+        if have(words[0]):
+            words[0] = program(words[0])
+        return run("qkdn-lab", "exec", self.folder, who, *words, **options)
+
+    def env(self, application):
+        """The environment of an application, as qkdn-lab env exports it."""
+        lines = run("qkdn-lab", "env", self.folder, application).stdout.splitlines()
+        return {word: value[1:-1] for word, value in (line[len("export "):].split("=", 1) for line in lines)}
+
+    def keyreq(self, application, *words, **options):
+        return self.exec(application, "qkdn-keyreq", *words, **options)
+
+    def get(self, source, destination, number=1, size=256):
+        """{ID: key} as the source gets them."""
+        return keys_of(self.keyreq(source, "get", "--to", destination, "-n", str(number), "-s", str(size),
+                                   "--timeout", "20", "--json", "--reveal"))
+
+    def get_by_id(self, destination, source, ids):
+        return keys_of(self.keyreq(destination, "get-by-id", "--from", source, "--json", "--reveal", *ids))
+
+    def key_status(self, source, destination):
+        return json.loads(self.keyreq(source, "status", "--to", destination, "--json").stdout)
+
+    def status(self):
+        return json.loads(run("qkdn-lab", "status", "--json", self.folder, check=False).stdout)
+
+    def running(self):
+        return {d["name"]: d["pid"] for d in self.status()["daemons"] if d["running"]}
+
+    def logs(self):
+        """All logs in one text: for what must be in them, and what must not."""
+        texts = []
+        for folder, _, files in os.walk(self.folder):
+            for name in files:
+                if name.endswith((".log", ".trace")):
+                    with open(os.path.join(folder, name), errors="replace") as file:
+                        texts.append(file.read())
+        return "".join(texts)
+
+
+def keys_of(done):
+    """{ID: key bytes} of a key container (ETSI GS QKD 014)."""
+    return {key["key_ID"]: base64.b64decode(key["key"]) for key in json.loads(done.stdout)["keys"]}
+
+
+def eventually(condition, seconds=20):
+    """Waits until condition() holds; its last value."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.1)
+
+
+def golden(case, name, text):
+    """Compares with tests/golden/NAME; QKDN_GOLDEN=write writes it anew."""
+    path = os.path.join(TOP, "tests", "golden", name)
+    if os.environ.get("QKDN_GOLDEN") == "write":
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    with open(path, encoding="utf-8") as file:
+        case.assertEqual(text, file.read())
+
+
+def may_make_namespaces():
+    """Root with CAP_SYS_ADMIN, and the programs."""
+    if os.geteuid() != 0 or not all(shutil.which(n) for n in ("ip", "rpcbind", "rpcinfo")):
+        return False
+    return subprocess.run(["unshare", "-nm", "true"], stderr=subprocess.DEVNULL).returncode == 0

@@ -51,6 +51,20 @@ static char *find_program(const char *name)
 	return xstrdup(name);
 }
 
+/* The programs beside this one come first for what `exec` runs. */
+static void own_folder_first(void)
+{
+	char *program = find_program("qkdn-keyreq"), *slash = strrchr(program, '/'), *path;
+	const char *old = getenv("PATH");
+
+	if (slash != NULL) {
+		path = xasprintf("%.*s:%s", (int)(slash - program), program, old != NULL ? old : "/usr/bin:/bin");
+		setenv("PATH", path, 1);
+		free(path);
+	}
+	free(program);
+}
+
 /* ---- being told that a daemon is ready --------------------------------------------------------------------- */
 
 struct ready {
@@ -278,38 +292,47 @@ void lab_stop(struct lab *lab, struct lab_daemon *only, int number)
 /* sh reads the environment's file, then becomes the command: "$0" is the file. */
 static const char run_with_environment[] = ". \"$0\" && exec \"$@\"";
 
-enum { COMMAND_MAX = 128 };
+/* What as_application made. */
+struct command {
+	const char **argv;
+	char *environment; /* the file */
+	struct launch launch;
+};
 
-static enum status as_application(const struct lab *lab, const struct lab_application *a, struct launch *l,
-                                  const char *argv[COMMAND_MAX + 5], char *const *command, struct err *e)
+static void as_application(const struct lab *lab, const struct lab_application *a, char *const *words,
+                           struct command *c)
 {
-	size_t n = 0;
+	size_t n = 0, count = 0;
 
-	argv[n++] = "sh";
-	argv[n++] = "-c";
-	argv[n++] = run_with_environment;
-	argv[n++] = lab_path(lab, "apps/%s.env", a->name); /* given back by the caller: argv[3] */
-	for (; *command != NULL; command++) {
-		if (n == COMMAND_MAX + 4)
-			return err_set(e, ST_BAD_REQUEST, "the command has more than %d words", COMMAND_MAX);
-		argv[n++] = *command;
-	}
-	argv[n] = NULL;
-	*l = (struct launch){ .argv = argv, .netns = lab->sites[a->site].netns,
-		              .mounts_of = mounts_of_site(lab, a->site), .output = -1 };
-	return ST_OK;
+	while (words[count] != NULL)
+		count++;
+	c->environment = lab_path(lab, "apps/%s.env", a->name);
+	c->argv = xcalloc(count + 5, sizeof *c->argv);
+	c->argv[n++] = "sh";
+	c->argv[n++] = "-c";
+	c->argv[n++] = run_with_environment;
+	c->argv[n++] = c->environment;
+	memcpy(c->argv + n, words, count * sizeof *words);
+	c->launch = (struct launch){ .argv = c->argv, .netns = lab->sites[a->site].netns,
+		                     .mounts_of = mounts_of_site(lab, a->site), .output = -1 };
+}
+
+static void command_free(struct command *c)
+{
+	free(c->argv);
+	free(c->environment);
 }
 
 enum status lab_become_application(const struct lab *lab, const struct lab_application *a,
-                                   char *const *command, struct err *e)
+                                   char *const *words, struct err *e)
 {
-	const char *argv[COMMAND_MAX + 5];
-	struct launch l;
-	enum status status = as_application(lab, a, &l, argv, command, e);
+	struct command c;
+	enum status status;
 
-	if (status == ST_OK)
-		status = process_become(&l, e);
-	free((char *)argv[3]);
+	own_folder_first();
+	as_application(lab, a, words, &c);
+	status = process_become(&c.launch, e);
+	command_free(&c);
 	return status;
 }
 
@@ -318,6 +341,7 @@ enum status lab_become_site(const struct lab *lab, const struct lab_site *s, cha
 	struct launch l = { .argv = (const char *const *)command, .netns = s->netns,
 		            .mounts_of = mounts_of_site(lab, (size_t)(s - lab->sites)), .output = -1 };
 
+	own_folder_first();
 	return process_become(&l, e);
 }
 
@@ -336,19 +360,18 @@ static bool has_keys(const struct lab *lab, const struct lab_application *from,
                      const struct lab_application *to, char *said, size_t len)
 {
 	char *keyreq = find_program("qkdn-keyreq");
-	char *const command[] = { keyreq, (char *)"status", (char *)"--to", to->name, (char *)"--json", NULL };
-	const char *argv[COMMAND_MAX + 5];
+	char *const words[] = { keyreq, (char *)"status", (char *)"--to", to->name, (char *)"--json", NULL };
+	struct command c;
 	bool enough = false;
-	struct launch l;
 
-	if (as_application(lab, from, &l, argv, command, NULL) == ST_OK &&
-	    process_run(&l, said, len, 10000) == 0) {
+	as_application(lab, from, words, &c);
+	if (process_run(&c.launch, said, len, 10000) == 0) {
 		json_t *all = json_loads(said, 0, NULL);
 
 		enough = json_integer_value(json_object_get(all, "stored_key_count")) > 0;
 		json_decref(all);
 	}
-	free((char *)argv[3]);
+	command_free(&c);
 	free(keyreq);
 	return enough;
 }
