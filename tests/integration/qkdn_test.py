@@ -12,6 +12,17 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(TOP, os.environ.get("BUILD", "build"))
 BIN = os.path.join(BUILD, "bin")
 
+TWO_NODES = """
+nodes = ( { name = "alice"; applications = [ "app1", "spy" ]; }, { name = "bob"; applications = [ "app2" ]; } );
+links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "unlimited"; } );
+"""
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
 
 def program(name):
     return os.path.join(BIN, name)

@@ -5,20 +5,9 @@ import unittest
 import uuid
 
 import libqkdn
-from qkdn_test import TOP, Case, Lab, eventually, golden, may_make_namespaces, run
-
-TOPOLOGY = """
-nodes = ( { name = "alice"; applications = [ "app1", "spy" ]; }, { name = "bob"; applications = [ "app2" ]; } );
-links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "unlimited"; } );
-"""
+from qkdn_test import TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, run, write
 
 OK, REFUSED, NOT_THERE = 0, 2, 3
-
-
-def write(path, text):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path
 
 
 class TwoNodes(Case):
@@ -26,7 +15,7 @@ class TwoNodes(Case):
 
     def setUp(self):
         super().setUp()
-        self.lab = Lab(write(self.path("topology.conf"), TOPOLOGY), self.path("lab"), *self.options)
+        self.lab = Lab(write(self.path("topology.conf"), TWO_NODES), self.path("lab"), *self.options)
         self.addCleanup(self.lab.down)
 
     def test_both_ends_have_the_same_keys(self):
@@ -144,7 +133,7 @@ class Faults(Case):
     """What the quantum layer gets wrong never becomes a key."""
 
     def fault(self, kind, end="second"):
-        topology = TOPOLOGY.replace('rate = "unlimited";', 'rate = "fixed"; fixed_rate = 4000000.0; '
+        topology = TWO_NODES.replace('rate = "unlimited";', 'rate = "fixed"; fixed_rate = 4000000.0; '
                                     f'faults = ( {{ kind = "{kind}"; end = "{end}"; every = 3; }} );')
         lab = Lab(write(self.path("topology.conf"), topology), self.path(kind + end))
         try:

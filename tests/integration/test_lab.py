@@ -6,8 +6,7 @@ import subprocess
 import time
 import unittest
 
-from qkdn_test import Case, Lab, eventually, may_make_namespaces, program, run
-from test_first_key import TOPOLOGY, write
+from qkdn_test import TWO_NODES, Case, Lab, eventually, may_make_namespaces, program, run, write
 
 
 def alive(pid):
@@ -34,8 +33,8 @@ class Refusals(Case):
                 ('"unlimited"', '"unlimitd"', 'did you mean "unlimited"?'),
                 ('name = "bob"', 'name = "quantum"', "rename it"),
                 ("between", "betwen", 'did you mean "between"?')):
-            self.assertIn(old, TOPOLOGY)
-            path = write(self.path("topology.conf"), TOPOLOGY.replace(old, new, 1))
+            self.assertIn(old, TWO_NODES)
+            path = write(self.path("topology.conf"), TWO_NODES.replace(old, new, 1))
             done = run("qkdn-lab", "up", path, self.path("lab"), check=False)
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn(path, done.stderr)
@@ -56,7 +55,7 @@ class UpAndDown(Case):
     def setUp(self):
         super().setUp()
         self.before = namespaces()
-        self.topology = write(self.path("topology.conf"), TOPOLOGY)
+        self.topology = write(self.path("topology.conf"), TWO_NODES)
         self.addCleanup(lambda: run("qkdn-lab", "down", self.path("lab"), check=False))
 
     def assert_nothing_left(self, pids):
@@ -79,7 +78,7 @@ class UpAndDown(Case):
         lab.down()
 
     def test_an_up_that_fails_cleans_up(self):
-        bad = write(self.path("bad.conf"), TOPOLOGY + 'quantum_settings = "nonsense = 1;";\n')
+        bad = write(self.path("bad.conf"), TWO_NODES + 'quantum_settings = "nonsense = 1;";\n')
         done = run("qkdn-lab", "up", *self.options, bad, self.path("lab"), check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("nonsense", done.stderr)
@@ -87,7 +86,7 @@ class UpAndDown(Case):
         Lab(self.topology, self.path("lab"), *self.options).down()
 
     def test_an_interrupted_up_cleans_up(self):
-        never = write(self.path("never.conf"), TOPOLOGY.replace('"unlimited"', '"fixed"; fixed_rate = 0.001'))
+        never = write(self.path("never.conf"), TWO_NODES.replace('"unlimited"', '"fixed"; fixed_rate = 0.001'))
         up = subprocess.Popen([program("qkdn-lab"), "up", *self.options, never, self.path("lab")],
                               stderr=subprocess.PIPE, text=True)
         state = self.path("lab", "lab.json")
