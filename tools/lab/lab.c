@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "file.h"
@@ -71,15 +72,35 @@ static bool ports_are_free(const struct lab *lab, unsigned port)
 	return true;
 }
 
-/* Several labs on one machine share 127.0.0.x: the first port block that nobody has. */
+/* Whoever holds the abstract socket of a port block is about to listen there. -1: somebody else is. */
+static int reserve(unsigned port)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int len = snprintf(a.sun_path + 1, sizeof a.sun_path - 1, "qkdn-lab-port-%u", port);
+
+	if (fd >= 0 &&
+	    bind(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)) == 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+/* Several labs on one machine share 127.0.0.x: the first port block that nobody has or is about to. */
 static enum status choose_port(struct lab *lab, struct err *e)
 {
 	lab->port = FIRST_PORT;
 	if (lab->netns)
 		return ST_OK;
-	for (int i = 0; i < PORT_TRIES; i++, lab->port += PORT_STEP)
-		if (ports_are_free(lab, lab->port))
+	for (int i = 0; i < PORT_TRIES; i++, lab->port += PORT_STEP) {
+		lab->reservation = reserve(lab->port);
+		if (lab->reservation >= 0 && ports_are_free(lab, lab->port))
 			return ST_OK;
+		if (lab->reservation >= 0)
+			close(lab->reservation);
+		lab->reservation = -1;
+	}
 	return err_set(e, ST_CONFIGURATION, "ports %d to %u are taken on the nodes' loopback addresses", FIRST_PORT,
 	               lab->port);
 }
@@ -152,7 +173,7 @@ enum status lab_plan(struct lab **made, const struct topology *t, const char *di
 	enum status status;
 	uint16_t random;
 
-	lab->lock = -1;
+	lab->lock = lab->reservation = -1;
 	lab->netns = netns;
 	secret_random(&random, sizeof random);
 	lab->id = xasprintf("%04x", random);
@@ -196,6 +217,8 @@ void lab_free(struct lab *lab)
 		free(lab->applications[i].name);
 	if (lab->lock >= 0)
 		close(lab->lock);
+	if (lab->reservation >= 0)
+		close(lab->reservation);
 	free(lab->sites);
 	free(lab->daemons);
 	free(lab->applications);
@@ -375,7 +398,7 @@ enum status lab_load(struct lab **made, const char *directory, struct err *e)
 	json_t *all = NULL;
 	size_t len;
 
-	lab->lock = -1;
+	lab->lock = lab->reservation = -1;
 	lab->directory = realpath(directory, NULL);
 	if (lab->directory != NULL)
 		path = lab_path(lab, "lab.json");

@@ -39,7 +39,8 @@ struct lab {
 	char *id;        /* in the names of namespaces */
 	bool netns;
 	unsigned port; /* of the first daemon of every node; the others follow */
-	int lock;      /* descriptor of DIR/lab.lock */
+	int lock;        /* descriptor of DIR/lab.lock */
+	int reservation; /* of the ports, until lab_free: the daemons listen by then */
 	struct lab_site *sites;
 	size_t site_count;
 	struct lab_daemon *daemons;
