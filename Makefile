@@ -224,6 +224,8 @@ $(BUILD)/tests/bin/fake_ksad: $(addprefix $(BUILD)/tests/lib/,fake_ksad.o fake_k
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
+
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 

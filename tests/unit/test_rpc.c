@@ -271,9 +271,9 @@ static void a_channel_tells_why_a_call_failed(void **state)
 	clnt_destroy(client);
 	rtls_channel_close(ch);
 	rtls_credentials_free(c);
-	result.text = strdup("");
-	rtls_reply(g.b.bob.held, (xdrproc_t)xdr_echo_result, &result);
 	background_stop(&g);
+	result.text = strdup("");
+	assert_false(rtls_reply(g.b.bob.held, (xdrproc_t)xdr_echo_result, &result));
 }
 
 int main(void)
