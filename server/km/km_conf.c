@@ -31,7 +31,7 @@ static const struct conf_option link_options[] = {
 };
 
 static const struct conf_option peer_options[] = {
-	{ ROW(struct km_conf_peer, name, "name"), .type = CONF_NAME, .required = true, .help = "name of the KM" },
+	{ ROW(struct km_conf_peer, name, "name"), .type = CONF_NAME, .required = true, .help = "its name, as in its certificate" },
 	{ ROW(struct km_conf_peer, address, "address"), .type = CONF_ADDRESS, .required = true,
 	  .help = "host:port, or host alone to ask its rpcbind" },
 	{ ROW(struct km_conf_peer, dns_name, "dns_name"), .type = CONF_STRING,
@@ -43,16 +43,6 @@ static const struct conf_option application_options[] = {
 	{ ROW(struct km_conf_application, name, "name"), .type = CONF_NAME, .required = true,
 	  .help = "name of the cryptographic application, as in its certificate" },
 	{ ROW(struct km_conf_application, km, "km"), .type = CONF_NAME, .required = true, .help = "KM that serves it" },
-	{ .name = NULL },
-};
-
-static const struct conf_option controller_options[] = {
-	{ ROW(__typeof__(((struct km_conf *)0)->controller), name, "name"), .type = CONF_NAME, .required = true,
-	  .help = "name of the QKDN controller" },
-	{ ROW(__typeof__(((struct km_conf *)0)->controller), address, "address"), .type = CONF_ADDRESS, .required = true,
-	  .help = "host:port, or host alone to ask its rpcbind" },
-	{ ROW(__typeof__(((struct km_conf *)0)->controller), dns_name, "dns_name"), .type = CONF_STRING,
-	  .help = "name its certificate must carry, where that is not the host" },
 	{ .name = NULL },
 };
 
@@ -109,8 +99,8 @@ const struct conf_option km_conf_options[] = {
 	  .sub_size = sizeof(struct km_conf_peer), .help = "KMs to keep a connection to" },
 	{ ROW(struct km_conf, applications, "applications"), .type = CONF_LIST, .sub = application_options,
 	  .sub_size = sizeof(struct km_conf_application), .help = "cryptographic applications of the network" },
-	{ ROW(struct km_conf, controller, "controller"), .type = CONF_GROUP, .sub = controller_options,
-	  .sub_size = sizeof(((struct km_conf *)0)->controller), .help = "the QKDN controller of this KM; none by default" },
+	{ ROW(struct km_conf, controller, "controller"), .type = CONF_GROUP, .sub = peer_options,
+	  .sub_size = sizeof(struct km_conf_peer), .help = "the QKDN controller of this KM; none by default" },
 	{ ROW(struct km_conf, keys, "keys"), .type = CONF_GROUP, .sub = key_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->keys), .help = "sizes and stocks of keys" },
 	{ ROW(struct km_conf, requests, "requests"), .type = CONF_GROUP, .sub = request_options,

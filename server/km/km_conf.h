@@ -34,9 +34,7 @@ struct km_conf {
 	struct {
 		int64_t deadline, max_deadline, max_waiting;
 	} requests;
-	struct {
-		char *name, *address, *dns_name;
-	} controller; /* name NULL: none */
+	struct km_conf_peer controller; /* name NULL: none */
 	int64_t call_timeout, missing_block_grace;
 };
 

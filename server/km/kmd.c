@@ -96,9 +96,11 @@ static void split_address(char *address, char **host, uint16_t *port)
 	}
 }
 
-static struct rtls_peer *keep_peer(struct kmd *d, struct rtls_peer_options o, const char *configured)
+static struct rtls_peer *keep_peer(struct kmd *d, const char *role, const struct km_conf_peer *p, uint32_t program)
 {
-	char *address = xstrdup(configured), *host;
+	char *address = xstrdup(p->address), *host;
+	struct rtls_peer_options o = { .role = role, .name = p->name, .dns_name = p->dns_name, .program = program,
+		                       .version = 1 };
 	struct rtls_peer *peer;
 
 	split_address(address, &host, &o.port);
@@ -108,28 +110,19 @@ static struct rtls_peer *keep_peer(struct kmd *d, struct rtls_peer_options o, co
 	return peer;
 }
 
+/* Of two KMs the one with the lower name connects; calls go both ways on the connection. */
 static void keep_peers(struct kmd *d)
 {
 	const struct km_conf *c = &d->conf;
 	const struct km_conf_peer *peers = c->peers.items;
+	size_t count = 0;
 
 	d->peers = xcalloc(c->peers.count + 2, sizeof(struct rtls_peer *));
 	for (size_t i = 0; i < c->peers.count; i++)
-		d->peers[i] = keep_peer(d,
-		                        (struct rtls_peer_options){ .role = "km",
-		                                                    .name = peers[i].name,
-		                                                    .dns_name = peers[i].dns_name,
-		                                                    .program = QKDN_KX1,
-		                                                    .version = QKDN_KX1_V1 },
-		                        peers[i].address);
+		if (strcmp(c->name, peers[i].name) < 0)
+			d->peers[count++] = keep_peer(d, "km", &peers[i], QKDN_KX1);
 	if (c->controller.name != NULL)
-		d->peers[c->peers.count] = keep_peer(d,
-		                                     (struct rtls_peer_options){ .role = "controller",
-		                                                                 .name = c->controller.name,
-		                                                                 .dns_name = c->controller.dns_name,
-		                                                                 .program = QKDN_CK,
-		                                                                 .version = QKDN_CK_V1 },
-		                                     c->controller.address);
+		d->peers[count] = keep_peer(d, "controller", &c->controller, QKDN_CK);
 }
 
 /* The store has been read: now others may come, and be called. */

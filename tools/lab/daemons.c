@@ -163,7 +163,7 @@ static pid_t mounts_of_site(const struct lab *lab, size_t site)
 
 static enum status spawn(const struct lab *lab, struct lab_daemon *d, const struct ready *r, struct err *e)
 {
-	static const char *const programs[] = { "rpcbind", "qkdn-kmd", "qkdn-quantumd" };
+	static const char *const programs[] = { "rpcbind", "qkdn-kmd", "qkdn-quantumd", "qkdn-controllerd" };
 	char *program = find_program(programs[d->kind]);
 	const char *const with_config[] = { program, "-c", d->config, NULL };
 	const char *const rpcbind[] = { program, "-f", "-w", NULL };

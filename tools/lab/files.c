@@ -142,6 +142,12 @@ static char *module_name(const struct topology *t, size_t link, unsigned end)
 	return xasprintf("%s-%u", node, n);
 }
 
+/* The controller of a site: "alice-controller", or "control-controller" of all. The caller frees. */
+static char *controller_name(const struct lab *lab, size_t site)
+{
+	return xasprintf("%s-controller", lab->sites[site].name);
+}
+
 static enum status issue_modules(const struct files *f)
 {
 	enum status status = ST_OK;
@@ -150,7 +156,7 @@ static enum status issue_modules(const struct files *f)
 		for (unsigned end = 0; end < 2 && status == ST_OK; end++) {
 			char *name = module_name(f->t, i, end);
 
-			status = issue(f, "module", name, &f->lab->sites[f->lab->site_count - 1]);
+			status = issue(f, "module", name, lab_find_site(f->lab, "quantum"));
 			free(name);
 		}
 	}
@@ -169,6 +175,13 @@ static enum status make_credentials(struct files *f)
 	}
 	for (size_t i = 0; i < f->t->links.count && status == ST_OK; i++)
 		status = make_initial_secret(f, topology_link(f->t, i));
+	for (size_t i = 0; i < lab->daemon_count && status == ST_OK; i++) {
+		char *name = lab->daemons[i].kind == LAB_CONTROLLER ? controller_name(lab, lab->daemons[i].site) : NULL;
+
+		if (name != NULL)
+			status = issue(f, "controller", name, &lab->sites[lab->daemons[i].site]);
+		free(name);
+	}
 	for (size_t i = 0; i < lab->application_count && status == ST_OK; i++)
 		status = issue(f, "app", lab->applications[i].name, NULL);
 	if (status == ST_OK)
@@ -180,13 +193,15 @@ static enum status make_credentials(struct files *f)
 
 /* ---- configuration -------------------------------------------------------------------------------------- */
 
-/* Where a peer's KM is found: host and port, or the host alone where its rpcbind knows the port. */
-static void print_km_address(FILE *to, const struct lab *lab, size_t node)
+/* Where a daemon is found: host and port, or the host alone where its rpcbind knows the port. */
+static void print_address(FILE *to, const struct lab *lab, enum lab_kind kind, size_t site)
 {
+	unsigned port = lab->port + (kind == LAB_CONTROLLER ? 1 : 0);
+
 	if (lab->netns)
-		fprintf(to, "%s", lab->sites[node].address);
+		fprintf(to, "%s", lab->sites[site].address);
 	else
-		fprintf(to, "%s:%u", lab->sites[node].address, lab->port);
+		fprintf(to, "%s:%u", lab->sites[site].address, port);
 }
 
 static void print_credentials(FILE *to, const char *name, const char *separator)
@@ -228,7 +243,7 @@ static void print_km_peers(FILE *to, const struct files *f, size_t node)
 		if (i == node)
 			continue;
 		fprintf(to, "%s\n\t{ name = \"%s\"; address = \"", comma, f->lab->sites[i].name);
-		print_km_address(to, f->lab, i);
+		print_address(to, f->lab, LAB_KM, i);
 		fprintf(to, "\"; dns_name = \"%s.%s\"; }", f->lab->sites[i].name, ca_domain(f->ca));
 		comma = ",";
 	}
@@ -247,6 +262,23 @@ static void print_applications(FILE *to, const struct files *f)
 	fprintf(to, "\n);\n");
 }
 
+/* The controller that node's KM registers with. */
+static void print_km_controller(FILE *to, const struct files *f, size_t node)
+{
+	size_t site = node;
+	char *name;
+
+	if (f->t->control == CONTROL_NONE)
+		return;
+	if (f->t->control == CONTROL_CENTRALIZED)
+		site = (size_t)(lab_find_site(f->lab, "control") - f->lab->sites);
+	name = controller_name(f->lab, site);
+	fprintf(to, "controller = { name = \"%s\"; address = \"", name);
+	print_address(to, f->lab, LAB_CONTROLLER, site);
+	fprintf(to, "\"; dns_name = \"%s.%s\"; };\n", name, ca_domain(f->ca));
+	free(name);
+}
+
 static enum status write_km(const struct files *f, size_t node)
 {
 	const char *name = f->lab->sites[node].name;
@@ -262,9 +294,69 @@ static enum status write_km(const struct files *f, size_t node)
 	print_km_links(to, f, node);
 	print_km_peers(to, f, node);
 	print_applications(to, f);
+	print_km_controller(to, f, node);
 	if (f->t->km_settings != NULL)
 		fprintf(to, "%s\n", f->t->km_settings);
 	return text_put(&text, f, lab_path(f->lab, "%s/kmd.conf", name));
+}
+
+static void print_controller_kms(FILE *to, const struct files *f, size_t site)
+{
+	const char *comma = "";
+
+	fprintf(to, "kms = (");
+	for (size_t i = 0; i < f->t->nodes.count; i++) {
+		if (f->t->control == CONTROL_DISTRIBUTED && i != site)
+			continue;
+		fprintf(to, "%s { name = \"%s\"; }", comma, f->lab->sites[i].name);
+		comma = ",";
+	}
+	fprintf(to, " );\n");
+}
+
+/* Distributed: the controllers of the nodes that a QKD link leads to. */
+static void print_controller_neighbours(FILE *to, const struct files *f, size_t site)
+{
+	const char *comma = "";
+
+	fprintf(to, "neighbours = (");
+	for (size_t i = 0; f->t->control == CONTROL_DISTRIBUTED && i < f->t->links.count; i++) {
+		const struct topology_link *l = topology_link(f->t, i);
+		int ends[] = { topology_find_node(f->t, l->between.items[0]), topology_find_node(f->t, l->between.items[1]) };
+		size_t other = (size_t)ends[(size_t)ends[0] == site];
+		char *name;
+
+		if ((size_t)ends[0] != site && (size_t)ends[1] != site)
+			continue;
+		name = controller_name(f->lab, other);
+		fprintf(to, "%s\n\t{ name = \"%s\"; address = \"", comma, name);
+		print_address(to, f->lab, LAB_CONTROLLER, other);
+		fprintf(to, "\"; dns_name = \"%s.%s\"; }", name, ca_domain(f->ca));
+		comma = ",";
+		free(name);
+	}
+	fprintf(to, " );\n");
+}
+
+static enum status write_controller(const struct files *f, size_t site)
+{
+	const char *at = f->lab->sites[site].name;
+	char *name = controller_name(f->lab, site);
+	struct text text;
+	FILE *to = text_open(&text);
+
+	fprintf(to, "# qkdn-controllerd(8) at %s, written by qkdn-lab\n", at);
+	fprintf(to, "name = \"%s\";\nlisten = [ \"%s:%u\" ];\nrpcbind = \"%s\";\nmode = \"%s\";\n", name,
+	        f->lab->sites[site].address, f->lab->port + 1, f->lab->netns ? "required" : "off",
+	        topology_controls[f->t->control]);
+	print_credentials(to, name, "\n");
+	fprintf(to, "\nauthority = \"../pki/ca.crt\";\ntrace = \"../trace/%s.trace\";\n", name);
+	print_controller_kms(to, f, site);
+	print_controller_neighbours(to, f, site);
+	if (f->t->controller_settings != NULL)
+		fprintf(to, "%s\n", f->t->controller_settings);
+	free(name);
+	return text_put(&text, f, lab_path(f->lab, "%s/controllerd.conf", at));
 }
 
 static void print_modules(FILE *to, const struct files *f)
@@ -280,7 +372,7 @@ static void print_modules(FILE *to, const struct files *f)
 			fprintf(to, "%s\n\t{ name = \"%s\"; role = \"%s\"; mode = \"%s\"; km = \"%s\"; address = \"",
 			        i + end > 0 ? "," : "", module, end == 0 ? "transmitter" : "receiver",
 			        topology_modes[l->mode], km);
-			print_km_address(to, f->lab, (size_t)topology_find_node(f->t, km));
+			print_address(to, f->lab, LAB_KM, (size_t)topology_find_node(f->t, km));
 			fprintf(to, "\"; dns_name = \"%s.%s\"; ", km, ca_domain(f->ca));
 			print_credentials(to, module, " ");
 			fprintf(to, " }");
@@ -384,7 +476,7 @@ static enum status write_environment(const struct files *f, const char *name, si
 	size_t len;
 	FILE *to = open_memstream(&address, &len);
 
-	print_km_address(to, f->lab, site);
+	print_address(to, f->lab, LAB_KM, site);
 	fclose(to);
 	to = text_open(&text);
 	print_export(to, "QKDN_KM", address);
@@ -443,6 +535,9 @@ enum status lab_write_files(const struct lab *lab, const struct topology *t, str
 		status = write_km(&f, i);
 	if (status == ST_OK)
 		status = write_quantum(&f);
+	for (size_t i = 0; i < lab->daemon_count && status == ST_OK; i++)
+		if (lab->daemons[i].kind == LAB_CONTROLLER)
+			status = write_controller(&f, lab->daemons[i].site);
 	for (size_t i = 0; i < lab->application_count && status == ST_OK; i++)
 		status = write_environment(&f, lab->applications[i].name, lab->applications[i].site);
 	ca_free(f.ca);

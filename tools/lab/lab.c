@@ -127,6 +127,7 @@ static const struct {
 	[LAB_RPCBIND] = { "rpcbind", false },
 	[LAB_KM] = { "kmd", true },
 	[LAB_QUANTUM] = { "quantumd", true },
+	[LAB_CONTROLLER] = { "controllerd", true },
 };
 
 static void add_daemon(struct lab *lab, enum lab_kind kind, size_t site)
@@ -187,10 +188,19 @@ enum status lab_plan(struct lab **made, const struct topology *t, const char *di
 
 		if (netns)
 			add_daemon(lab, LAB_RPCBIND, site);
+		if (t->control == CONTROL_DISTRIBUTED)
+			add_daemon(lab, LAB_CONTROLLER, site);
 		add_daemon(lab, LAB_KM, site);
 		add_applications(lab, topology_node(t, i), site);
 	}
 	add_daemon(lab, LAB_QUANTUM, add_site(lab, "quantum"));
+	if (t->control == CONTROL_CENTRALIZED) {
+		size_t site = add_site(lab, "control");
+
+		if (netns)
+			add_daemon(lab, LAB_RPCBIND, site);
+		add_daemon(lab, LAB_CONTROLLER, site);
+	}
 	status = choose_port(lab, e);
 	if (status == ST_OK)
 		*made = lab;

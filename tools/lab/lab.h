@@ -18,7 +18,8 @@ struct lab_site {
 	char *netns;   /* NULL without --netns */
 };
 
-enum lab_kind { LAB_RPCBIND, LAB_KM, LAB_QUANTUM, LAB_KIND_COUNT };
+/* In this order a node's ports follow each other. */
+enum lab_kind { LAB_RPCBIND, LAB_KM, LAB_QUANTUM, LAB_CONTROLLER, LAB_KIND_COUNT };
 
 struct lab_daemon {
 	char *name; /* "alice/kmd" */

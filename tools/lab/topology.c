@@ -5,6 +5,7 @@
 
 #include "id.h"
 
+const char *const topology_controls[] = { "none", "centralized", "distributed", NULL };
 const char *const topology_modes[] = { "push", "pull", NULL };
 const char *const topology_rates[] = { "model", "fixed", "unlimited", NULL };
 const char *const topology_faults[] = { "missing", "repeated", "late", "differing", NULL };
@@ -53,8 +54,11 @@ static const struct conf_option options[] = {
 	  .sub_size = sizeof(struct topology_node), .help = "QKD nodes" },
 	{ "links", CONF_LIST, T(links), .required = true, .sub = link_options,
 	  .sub_size = sizeof(struct topology_link), .help = "QKD links" },
+	{ "control", CONF_ENUM, T(control), .fallback = "none", .words = topology_controls,
+	  .help = "QKDN controllers: one of all nodes, or one at each" },
 	{ "km_settings", CONF_STRING, T(km_settings), .help = "lines for every qkdn-kmd's file" },
 	{ "quantum_settings", CONF_STRING, T(quantum_settings), .help = "lines for qkdn-quantumd's file" },
+	{ "controller_settings", CONF_STRING, T(controller_settings), .help = "lines for every qkdn-controllerd's file" },
 	{ NULL },
 };
 
@@ -89,7 +93,7 @@ static enum status check_application(const struct topology *t, size_t node, cons
 
 static enum status check_node(const struct topology *t, size_t i, struct err *e)
 {
-	static const char *const taken[] = { "quantum", "pki", "trace", "apps", NULL };
+	static const char *const taken[] = { "quantum", "control", "pki", "trace", "apps", NULL };
 	const struct topology_node *n = topology_node(t, i);
 	enum status status = ST_OK;
 

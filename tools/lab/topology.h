@@ -4,6 +4,8 @@
 
 #include "conf.h"
 
+enum topology_control { CONTROL_NONE, CONTROL_CENTRALIZED, CONTROL_DISTRIBUTED };
+
 enum topology_rate { RATE_MODEL, RATE_FIXED, RATE_UNLIMITED };
 
 struct topology_node {
@@ -27,7 +29,8 @@ struct topology_link {
 
 struct topology {
 	char *domain;
-	char *km_settings, *quantum_settings; /* go into the daemons' files as they are; may be NULL */
+	int control; /* enum topology_control */
+	char *km_settings, *quantum_settings, *controller_settings; /* go into the daemons' files as they are; may be NULL */
 	struct conf_list nodes, links;
 };
 
@@ -47,6 +50,6 @@ static inline const struct topology_link *topology_link(const struct topology *t
 /* Index of the node, or -1. */
 int topology_find_node(const struct topology *t, const char *name);
 
-extern const char *const topology_modes[], *const topology_rates[], *const topology_faults[];
+extern const char *const topology_controls[], *const topology_modes[], *const topology_rates[], *const topology_faults[];
 
 #endif
