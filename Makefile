@@ -102,7 +102,8 @@ $(LIBQKDN_STATIC): $(OBJECTS_client) $(BUILD)/libinternal.a client/libqkdn.map
 		objcopy --wildcard --keep-global-symbol='qkdn_*' $(@D)/libqkdn.o && \
 		ar rcs $@ $(@D)/libqkdn.o && rm $(@D)/libqkdn.o
 
-$(LIBQKDN_PC): client/qkdn.pc.in Makefile
+# Made anew each time: the folders may differ from the last make's.
+$(LIBQKDN_PC): client/qkdn.pc.in FORCE
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@includedir@|$(includedir)|; s|@libdir@|$(libdir)|; s|@version@|$(VERSION)|' $< > $@
 
@@ -233,6 +234,41 @@ check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/test
 	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
+# ---- installing -------------------------------------------------------------------------------
+bindir   ?= $(prefix)/bin
+sbindir  ?= $(prefix)/sbin
+mandir   ?= $(prefix)/share/man
+datadir  ?= $(prefix)/share
+unitdir  ?= $(prefix)/lib/systemd/system
+USER_PROGRAMS := qkdn-keyreq
+INSTALL := install
+UNITS_SYSTEMD := $(patsubst packaging/%.in,$(BUILD)/packaging/%,$(wildcard packaging/*.service.in))
+
+# A unit is its own text with the hardening that all share.
+$(BUILD)/packaging/%.service: packaging/%.service.in packaging/hardening.conf FORCE
+	@mkdir -p $(@D)
+	$(Q)sed -e '/^@hardening@$$/{r packaging/hardening.conf' -e 'd}' -e 's|@sbindir@|$(sbindir)|' $< > $@
+
+install: all $(UNITS_SYSTEMD)
+	$(Q)$(INSTALL) -d $(addprefix $(DESTDIR),$(bindir) $(sbindir) $(libdir)/pkgconfig $(includedir) $(unitdir) \
+		$(datadir)/qkdn/idl $(datadir)/doc/qkdn/examples $(prefix)/lib/sysusers.d $(prefix)/lib/tmpfiles.d)
+	$(Q)$(INSTALL) $(addprefix $(BUILD)/bin/,$(USER_PROGRAMS)) $(DESTDIR)$(bindir)
+	$(Q)$(INSTALL) $(addprefix $(BUILD)/bin/,$(filter-out $(USER_PROGRAMS),$(PROGRAMS))) $(DESTDIR)$(sbindir)
+	$(Q)$(INSTALL) $(LIBQKDN_SHARED) $(DESTDIR)$(libdir)
+	$(Q)ln -sf $(notdir $(LIBQKDN_SHARED)) $(DESTDIR)$(libdir)/$(LIBQKDN_SONAME)
+	$(Q)ln -sf $(LIBQKDN_SONAME) $(DESTDIR)$(libdir)/libqkdn.so
+	$(Q)$(INSTALL) -m 644 $(LIBQKDN_STATIC) $(DESTDIR)$(libdir)
+	$(Q)$(INSTALL) -m 644 $(LIBQKDN_PC) $(DESTDIR)$(libdir)/pkgconfig
+	$(Q)$(INSTALL) -m 644 client/qkdn.h $(DESTDIR)$(includedir)
+	$(Q)$(INSTALL) -m 644 $(wildcard idl/*.x) $(DESTDIR)$(datadir)/qkdn/idl
+	$(Q)$(INSTALL) -m 644 idl/qkdn.rpc $(DESTDIR)$(datadir)/qkdn
+	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) $(DESTDIR)$(datadir)/doc/qkdn/examples
+	$(Q)for s in 1 3 5 7 8; do $(INSTALL) -d $(DESTDIR)$(mandir)/man$$s && \
+		$(INSTALL) -m 644 man/*.$$s $(DESTDIR)$(mandir)/man$$s || exit 1; done
+	$(Q)$(INSTALL) -m 644 $(UNITS_SYSTEMD) $(DESTDIR)$(unitdir)
+	$(Q)$(INSTALL) -m 644 packaging/sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/qkdn.conf
+	$(Q)$(INSTALL) -m 644 packaging/tmpfiles.conf $(DESTDIR)$(prefix)/lib/tmpfiles.d/qkdn.conf
+
 demo: all
 	$(Q)tools/demo.sh $(BUILD)/bin
 
@@ -243,7 +279,7 @@ print-programs:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all programs check check-unit fuzz demo print-programs clean
+.PHONY: FORCE all programs install check check-unit fuzz demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 

@@ -3,7 +3,7 @@
 # (Appendix I.1 of ITU-T Q.4160). Needs no privilege, leaves nothing running. `make demo` runs it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=${1:-build/bin}
+bin=$(realpath "${1:-build/bin}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/qkdn-demo-XXXXXX")
 lab=$work/lab
 up=
@@ -27,7 +27,7 @@ say() { printf '\n== %s\n' "$*"; }
 as() { # as APP COMMAND...: with the application's certificate and key manager
 	local app=$1
 	shift
-	(eval "$("$bin/qkdn-lab" env "$lab" "$app")" && exec "$@")
+	(eval "$("$bin/qkdn-lab" env "$lab" "$app")" && cd "$work" && exec "$@")
 }
 
 number=3 size=256
@@ -39,11 +39,11 @@ up=yes
 
 say "app1 at alice requests $number keys of $size bits to share with app2 (Ak)"
 echo "\$ qkdn-keyreq get --to app2 -n $number -s $size --out keys-of-app1"
-as app1 "$bin/qkdn-keyreq" get --to app2 -n "$number" -s "$size" --out "$work/keys-of-app1" | tee "$work/ids"
+as app1 "$bin/qkdn-keyreq" get --to app2 -n "$number" -s "$size" --out keys-of-app1 | tee "$work/ids"
 
 say "app2 at bob fetches the same keys by their IDs"
 echo "\$ qkdn-keyreq get-by-id --from app1 --out keys-of-app2 ID…"
-as app2 "$bin/qkdn-keyreq" get-by-id --from app1 --out "$work/keys-of-app2" - <"$work/ids"
+as app2 "$bin/qkdn-keyreq" get-by-id --from app1 --out keys-of-app2 - <"$work/ids"
 
 say "The keys are in files that only their owner can read, and the two sides have the same"
 for key in "$work"/keys-of-app1/*; do
