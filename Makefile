@@ -136,6 +136,11 @@ PROGRAMS += qkdn-quantumd
 qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \
 	qkd_link.c qkd_module.c key_block.c model.c)
 
+CONTROLLER_CORE := controller flood reserve
+CONTROLLER_WIRE := controller_ck controller_cx controller_wire
+PROGRAMS += qkdn-controllerd
+qkdn-controllerd := $(patsubst %,server/controller/%.c,$(CONTROLLER_CORE) $(CONTROLLER_WIRE) settings controllerd)
+
 define program_rule
 $(BUILD)/bin/$(1): $$($(1):%.c=$(BUILD)/%.o) $(BUILD)/libinternal.a
 	@mkdir -p $$(@D)
@@ -150,7 +155,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a $(LIBQKDN_SHARED) 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base daemon otp quantum_model
-UNITS += route controller
+UNITS += route controller controller_wire
 UNITS += conf
 UNITS += ladder
 UNITS += client
@@ -168,9 +173,10 @@ $(BUILD)/tests/unit/test_client: $(addprefix $(BUILD)/tests/lib/,fake_ksa.o test
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
-CONTROLLER_CORE := controller flood reserve
 $(BUILD)/tests/unit/test_controller: $(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
-$(BUILD)/tests/unit/test_controller.o: CPPFLAGS += -Iserver/controller
+$(BUILD)/tests/unit/test_controller_wire: $(BUILD)/tests/lib/test_pki.o \
+	$(patsubst %,$(BUILD)/server/controller/%.o,$(CONTROLLER_CORE) $(CONTROLLER_WIRE))
+$(BUILD)/tests/unit/test_controller.o $(BUILD)/tests/unit/test_controller_wire.o: CPPFLAGS += -Iserver/controller -Itests/lib
 # igraph is the independent implementation that routes are compared with.
 $(BUILD)/tests/unit/test_route $(BUILD)/tests/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)
 $(BUILD)/tests/unit/test_route.o $(BUILD)/tests/bench/bench_route.o: \

@@ -45,7 +45,7 @@ const struct rtls_identity *rtls_credentials_identity(const struct rtls_credenti
 struct rtls_procedure {
 	uint32_t number;
 	const char *request;  /* the standard's message name, for the trace: "Key request" */
-	const char *response; /* "Response to key request" */
+	const char *response; /* "Response to key request"; NULL: the answer is no message of its own */
 	const char *roles;    /* roles that may call it, separated by spaces: "km controller" */
 };
 

@@ -43,6 +43,8 @@ void trace_write(struct trace *t, const struct trace_message *m)
 	char line[512], uuid[ID_TEXT_LEN];
 	int n;
 
+	if (m->name == NULL) /* an answer that is no message of its own */
+		return;
 	id_format(&m->id, uuid);
 	n = snprintf(line, sizeof line, "%" PRIu64 "\t%s\t%s\t%s\t%s/%s\t%s/%s\t%s\t%s\n", m->utc_ns, uuid,
 	             m->reference_point, m->name, m->from->role, m->from->name, m->to->role, m->to->name,
