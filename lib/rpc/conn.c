@@ -9,7 +9,12 @@
 
 #include <stdlib.h>
 
-enum { READ_BUDGET = 64 * 1024 }; /* bytes a connection may take of one turn */
+enum { /* what a connection may take of one turn, so that a flood on it costs the others half their rate at most */
+	RECORDS_PER_TURN = 32,
+	READS_PER_TURN = 4 /* of a TLS record each */
+};
+
+#define WAITS_FOR_HANDSHAKE_NS (20 * NS_PER_MS)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
@@ -77,6 +82,7 @@ void conn_close(struct rtls_conn *conn, const char *why)
 	deadline_clear(&ep->deadlines, &conn->whole);
 	deadline_clear(&ep->deadlines, &conn->stalled);
 	deadline_clear(&ep->deadlines, &conn->idle);
+	deadline_clear(&ep->deadlines, &conn->turn);
 	call_fail_all(conn);
 	session_end(&conn->session);
 	tell_lost(conn, why);
@@ -215,47 +221,53 @@ static void watch_begun_record(struct rtls_conn *conn, bool progress)
 		deadline_set(all, &conn->whole, conn->ep->options.record_ns);
 }
 
-static void process(struct rtls_conn *conn)
+/* The next whole record. false: there is none, or the connection was closed. */
+static bool next_record(struct rtls_conn *conn, uint8_t **record, size_t *len)
 {
 	struct session *s = &conn->session;
+	enum record_result r = record_read(&s->reader, &s->in, record, len);
+
+	if (r != RECORD_WHOLE && r != RECORD_MORE)
+		conn_close(conn, record_fault(r));
+	return r == RECORD_WHOLE;
+}
+
+/* Handles what is buffered, as far as the turn's budget and the bounds let it. false: it must not be read on now. */
+static bool process(struct rtls_conn *conn, unsigned *budget)
+{
 	bool progress = false;
 	uint8_t *record;
 	size_t len;
 
-	while (!conn->closed) {
-		enum record_result r;
-
+	while (next_record(conn, &record, &len)) {
 		if (has_too_much(conn, conn->ep->options.output_high_water)) {
 			pause_reading(conn);
-			return;
+			return false;
 		}
-		r = record_read(&s->reader, &s->in, &record, &len);
-		if (r == RECORD_MORE)
-			break;
-		if (r != RECORD_WHOLE) {
-			conn_close(conn, record_fault(r));
-			return;
+		if (*budget == 0) {
+			run_again_later(conn);
+			return false;
 		}
+		--*budget;
 		progress = true;
-		if (!take_record(conn, record, len)) {
+		if (!take_record(conn, record, len))
 			conn_close(conn, "a record that is no RPC message");
-			return;
-		}
-		if (!conn->closed)
-			record_next(&s->reader, &s->in);
+		if (conn->closed)
+			return false;
+		record_next(&conn->session.reader, &conn->session.in);
 	}
 	if (!conn->closed)
 		watch_begun_record(conn, progress);
+	return !conn->closed;
 }
 
-static bool read_once(struct rtls_conn *conn)
+static bool read_once(struct rtls_conn *conn, unsigned *budget)
 {
 	struct err e = { .status = ST_OK };
 
 	switch (session_read(&conn->session, &e)) {
 	case IO_OK:
-		process(conn);
-		return true;
+		return process(conn, budget);
 	case IO_WANT_READ:
 		return false;
 	case IO_WANT_WRITE:
@@ -270,19 +282,16 @@ static bool read_once(struct rtls_conn *conn)
 /* Handles what is buffered, and what the socket has if it is readable. */
 static void run(struct rtls_conn *conn, bool readable)
 {
-	size_t taken = 0;
+	unsigned budget = RECORDS_PER_TURN, reads = READS_PER_TURN;
+	bool goes_on = !conn->paused && process(conn, &budget);
 
-	if (!conn->paused)
-		process(conn);
-	while (!conn->closed && !conn->paused && (readable || tls_has_pending(conn->session.tls))) {
-		readable = false;
-		if (!read_once(conn) || conn->closed)
-			break;
-		taken += 16 * 1024;
-		if (taken >= READ_BUDGET) {
+	while (goes_on && (readable || tls_has_pending(conn->session.tls))) {
+		if (reads-- == 0) {
 			run_again_later(conn);
 			break;
 		}
+		readable = false;
+		goes_on = read_once(conn, &budget);
 	}
 	if (!conn->flush_is_due) /* else it is in the list and flushed at the end of the turn */
 		conn_flush(conn);
@@ -310,10 +319,33 @@ static void opened(struct rtls_conn *conn)
 	establish(conn);
 }
 
+/* Handshakes cost a millisecond each, whoever asks for them: those who are served are not to starve by them. */
+static bool may_shake_hands(struct rtls_conn *conn)
+{
+	struct rtls_endpoint *ep = conn->ep;
+	unsigned held_back;
+
+	if (conn->session.phase != SESSION_AWAITING_PROBE || conn->has_turn)
+		return true;
+	conn->has_turn = log_limit_pass(&ep->handshakes, env_mono(ep->env), &held_back);
+	if (!conn->has_turn) {
+		event_del(conn->read_event);
+		deadline_set(&ep->deadlines, &conn->turn, WAITS_FOR_HANDSHAKE_NS);
+	}
+	return conn->has_turn;
+}
+
+static void turn_came(struct deadline *d)
+{
+	event_add(container_of(d, struct rtls_conn, turn)->read_event, NULL);
+}
+
 static void start(struct rtls_conn *conn)
 {
 	struct err e = { .status = ST_OK };
 
+	if (!may_shake_hands(conn))
+		return;
 	switch (session_start(&conn->session, &e)) {
 	case IO_OK:
 		opened(conn);
@@ -402,6 +434,7 @@ static struct rtls_conn *conn_new(struct rtls_endpoint *ep, const char *address,
 	conn->whole.passed = not_whole;
 	conn->stalled.passed = has_stalled;
 	conn->idle.passed = was_idle;
+	conn->turn.passed = turn_came;
 	conn->active_at = env_mono(ep->env);
 	strncpy(conn->address, address, sizeof conn->address - 1);
 	return conn;

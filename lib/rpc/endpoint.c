@@ -11,7 +11,7 @@
 
 #include "env_event.h"
 
-enum { ACCEPTS_PER_WAKEUP = 64, LISTEN_BACKLOG = 256 };
+enum { ACCEPTS_PER_WAKEUP = 64, LISTEN_BACKLOG = 1024, HANDSHAKES_PER_S = 300, HANDSHAKES_BURST = 300 };
 
 #define PARKED_NS (500 * NS_PER_MS)
 
@@ -91,6 +91,8 @@ enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct
 	fresh->failed_last = &fresh->failed;
 	env_random(env, &fresh->next_xid, sizeof fresh->next_xid);
 	fresh->limit = (struct log_limit){ .interval_ns = NS_PER_S / 2, .burst = 20 };
+	fresh->handshakes = (struct log_limit){ .interval_ns = NS_PER_S / HANDSHAKES_PER_S,
+		                                .burst = HANDSHAKES_BURST };
 	*ep = fresh;
 	return ST_OK;
 }

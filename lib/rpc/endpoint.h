@@ -49,13 +49,14 @@ struct rtls_conn {
 	struct rtls_peer *peer;   /* whose connection it is, or NULL: accepted */
 	unsigned references;      /* the endpoint's, those of deferred calls and of running callbacks */
 	struct event *read_event, *write_event;
-	bool accepted, closed, established, paused, flush_is_due, again_is_due, writing;
+	bool accepted, closed, established, paused, flush_is_due, again_is_due, writing, has_turn;
 	uint64_t role_bit;
 	unsigned unanswered;      /* deferred calls */
 	struct pending *calls;    /* by xid */
 	struct deadline whole;    /* handshake, or the record begun, must be done */
 	struct deadline stalled;  /* output must move */
 	struct deadline idle;
+	struct deadline turn;     /* to begin its handshake */
 	uint64_t active_at;
 	char address[ADDRESS_TEXT_MAX];
 	struct rtls_conn *previous, *next; /* of the endpoint's, oldest first */
@@ -131,6 +132,7 @@ struct rtls_endpoint {
 	void *watch_arg;
 	bool registered;
 	struct log_limit limit;
+	struct log_limit handshakes; /* the same bucket of tokens serves to bound handshakes */
 };
 
 #endif

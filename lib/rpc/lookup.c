@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <rpc/rpc.h>
 #include <rpc/rpcb_prot.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,6 +154,25 @@ static enum clnt_stat get_address(int fd, const struct lookup_address *a, const 
 	return stat;
 }
 
+/* libtirpc writes to the socket without MSG_NOSIGNAL, and this may run in an application's thread. */
+static enum clnt_stat get_address_without_sigpipe(int fd, const struct lookup_address *a,
+                                                  const struct lookup_request *r, int timeout_ms, char **uaddr)
+{
+	static const struct timespec at_once = { 0, 0 };
+	sigset_t pipe, before, pending;
+	enum clnt_stat stat;
+
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	sigpending(&pending);
+	pthread_sigmask(SIG_BLOCK, &pipe, &before);
+	stat = get_address(fd, a, r, timeout_ms, uaddr);
+	if (!sigismember(&pending, SIGPIPE)) /* else it is not ours to take */
+		sigtimedwait(&pipe, NULL, &at_once);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return stat;
+}
+
 /* Sets the address's port to the registered one; false: *why. */
 static bool ask_rpcbind(struct lookup_address *a, const struct lookup_request *r, int timeout_ms, char *why,
                         size_t room)
@@ -168,7 +188,7 @@ static bool ask_rpcbind(struct lookup_address *a, const struct lookup_request *r
 		snprintf(why, room, "rpcbind at %s: %s", a->text, strerror(errno));
 		return false;
 	}
-	stat = get_address(fd, a, r, timeout_ms, &uaddr);
+	stat = get_address_without_sigpipe(fd, a, r, timeout_ms, &uaddr);
 	close(fd);
 	port = stat == RPC_SUCCESS && uaddr != NULL ? universal_port(uaddr) : 0;
 	free(uaddr);

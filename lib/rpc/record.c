@@ -16,7 +16,7 @@ static enum record_result check_fragment(const struct record_reader *r, size_t l
 
 enum record_result record_read(struct record_reader *r, struct buffer *in, uint8_t **record, size_t *len)
 {
-	for (;;) {
+	while (!r->whole) {
 		enum record_result fault;
 		uint32_t mark, fragment;
 
@@ -34,12 +34,11 @@ enum record_result record_read(struct record_reader *r, struct buffer *in, uint8
 			        buffer_at(in, r->raw + RECORD_MARK_LEN), fragment);
 		r->payload += fragment;
 		r->raw += RECORD_MARK_LEN + fragment;
-		if (mark & LAST_FRAGMENT) {
-			*record = buffer_at(in, RECORD_MARK_LEN);
-			*len = r->payload;
-			return RECORD_WHOLE;
-		}
+		r->whole = (mark & LAST_FRAGMENT) != 0;
 	}
+	*record = buffer_at(in, RECORD_MARK_LEN);
+	*len = r->payload;
+	return RECORD_WHOLE;
 }
 
 void record_next(struct record_reader *r, struct buffer *in)
@@ -47,15 +46,7 @@ void record_next(struct record_reader *r, struct buffer *in)
 	buffer_consume(in, r->raw);
 	r->raw = r->payload = 0;
 	r->fragments = 0;
-}
-
-size_t record_missing(const struct record_reader *r, const struct buffer *in)
-{
-	size_t have = buffer_len(in) - r->raw, need = RECORD_MARK_LEN;
-
-	if (have >= RECORD_MARK_LEN)
-		need += get32(buffer_at(in, r->raw)) & ~LAST_FRAGMENT;
-	return need > have ? need - have : 1;
+	r->whole = false;
 }
 
 const char *record_fault(enum record_result result)

@@ -16,18 +16,16 @@ struct record_reader { /* zero-initialise but for max */
 	size_t payload; /* bytes of the record put together so far */
 	size_t raw;     /* offset of the next fragment's mark */
 	unsigned fragments;
+	bool whole; /* the last fragment was read */
 };
 
 enum record_result { RECORD_WHOLE, RECORD_MORE, RECORD_TOO_LONG, RECORD_TOO_MANY_FRAGMENTS, RECORD_EMPTY };
 
-/* RECORD_WHOLE: *record of *len bytes lies in the buffer until record_next. RECORD_MORE: not whole yet.
+/* RECORD_WHOLE: *record of *len bytes lies in the buffer, and is given again until record_next. RECORD_MORE: not whole yet.
  * Everything else is the peer's fault and ends the connection; record_fault says it in words. */
 enum record_result record_read(struct record_reader *r, struct buffer *in, uint8_t **record, size_t *len);
 void record_next(struct record_reader *r, struct buffer *in); /* wipes the record that was read */
 const char *record_fault(enum record_result result);
-
-/* How many bytes the buffer lacks for the record's next step, as far as its mark tells; at least 1. */
-size_t record_missing(const struct record_reader *r, const struct buffer *in);
 
 /* Writes one record of one fragment: whatever is appended between begin and end. */
 size_t record_begin(struct buffer *out);

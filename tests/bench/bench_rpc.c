@@ -373,6 +373,26 @@ static double run_latency(void (*serve)(int), double (*work)(uint16_t, unsigned,
 	return r;
 }
 
+/* Calls per second of eight polite connections, while another client floods the server or not. */
+static double run_polite(bool flood)
+{
+	uint16_t port;
+	pid_t server = start_server(serve_tls, &port), flooder = flood ? fork() : 0;
+	double r;
+
+	if (flood && flooder == 0) {
+		seconds *= 10; /* until it is killed */
+		load_tls(port, 4, 1000);
+		_exit(0);
+	}
+	usleep(flood ? 200000 : 0);
+	r = in_process(load_tls, port, 8, 1);
+	if (flood)
+		stop_server(flooder);
+	stop_server(server);
+	return r;
+}
+
 static void print(const char *name, double value, const char *unit, double reference)
 {
 	printf("%s %.4g %s %.4g %.3g\n", name, value, unit, reference, value / reference);
@@ -381,7 +401,8 @@ static void print(const char *name, double value, const char *unit, double refer
 
 int main(int argc, char **argv)
 {
-	double tirpc[RUNS_MAX], one[RUNS_MAX], many[RUNS_MAX], wide[RUNS_MAX], ping[RUNS_MAX], tls[RUNS_MAX];
+	double tirpc[RUNS_MAX], one[RUNS_MAX], many[RUNS_MAX], wide[RUNS_MAX], ping[RUNS_MAX], tls[RUNS_MAX],
+	        calm[RUNS_MAX], flooded[RUNS_MAX];
 	double reference, ping_us;
 
 	log_open("bench_rpc", LOG_LEVEL_ERROR);
@@ -423,6 +444,8 @@ int main(int argc, char **argv)
 		wide[i] = run_tls(64, 16);
 		ping[i] = run_latency(serve_ping, latency_ping);
 		tls[i] = run_latency(serve_tls, latency_tls);
+		calm[i] = run_polite(false);
+		flooded[i] = run_polite(true);
 	}
 	reference = median(tirpc, runs);
 	ping_us = median(ping, runs);
@@ -430,6 +453,7 @@ int main(int argc, char **argv)
 	print("rpc.null.tls.8x1", median(one, runs), "calls/s", reference);
 	print("rpc.null.tls.64x16", median(wide, runs), "calls/s", reference);
 	print("rpc.latency.tls", median(tls, runs), "us", ping_us);
+	print("rpc.null.tls.8x1.flooded", median(flooded, runs), "calls/s", median(calm, runs));
 	test_pki_free(pki);
 	return 0;
 }

@@ -35,6 +35,8 @@ static void fragments_become_one_record(void **state)
 	assert_int_equal(record_read(&r, &b, &record, &len), RECORD_WHOLE);
 	assert_int_equal(len, 9);
 	assert_memory_equal(record, "abcdefghi", 9);
+	assert_int_equal(record_read(&r, &b, &record, &len), RECORD_WHOLE); /* still the same */
+	assert_memory_equal(record, "abcdefghi", 9);
 	record_next(&r, &b);
 	assert_int_equal(record_read(&r, &b, &record, &len), RECORD_WHOLE);
 	assert_memory_equal(record, "next", 4);
