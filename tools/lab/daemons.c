@@ -393,6 +393,23 @@ static enum status wait_pair(const struct lab *lab, const struct lab_application
 	return ST_OK;
 }
 
+/* Where keys are relayed: from every node that has an application to the next one that has, and back. */
+static enum status wait_far_pairs(const struct lab *lab, unsigned *left_ms, struct err *e)
+{
+	enum status status = ST_OK;
+
+	for (size_t i = 1; i < lab->application_count && status == ST_OK; i++) {
+		const struct lab_application *a = &lab->applications[i - 1], *b = &lab->applications[i];
+
+		if (a->site == b->site)
+			continue;
+		status = wait_pair(lab, a, b, left_ms, e);
+		if (status == ST_OK)
+			status = wait_pair(lab, b, a, left_ms, e);
+	}
+	return status;
+}
+
 enum status lab_wait_keys(struct lab *lab, const struct topology *t, unsigned ms, struct err *e)
 {
 	enum status status = ST_OK;
@@ -408,5 +425,7 @@ enum status lab_wait_keys(struct lab *lab, const struct topology *t, unsigned ms
 		if (status == ST_OK)
 			status = wait_pair(lab, b, a, &ms, e);
 	}
+	if (status == ST_OK && t->control != CONTROL_NONE)
+		status = wait_far_pairs(lab, &ms, e);
 	return status;
 }
