@@ -131,13 +131,26 @@ static enum status start(struct quantumd *q, struct err *e)
 	return s;
 }
 
+static void log_totals(struct qkd_link *l)
+{
+	for (unsigned end = 0; end < 2; end++) {
+		struct module_state m = qkd_module_state(qkd_link_module(l, end));
+
+		log_info("module %s: %llu blocks acknowledged, %llu given up, %u not acknowledged",
+		         qkd_module_name(qkd_link_module(l, end)), (unsigned long long)m.acknowledged,
+		         (unsigned long long)m.dropped, m.buffered);
+	}
+}
+
 static void stop(struct quantumd *q)
 {
 	daemon_notify_stopping();
 	for (size_t i = 0; q->devices != NULL && i < 2 * q->settings.links.count; i++)
 		device_free(q->devices[i]);
-	for (size_t i = 0; q->links != NULL && i < q->settings.links.count; i++)
+	for (size_t i = 0; q->links != NULL && i < q->settings.links.count && q->links[i] != NULL; i++) {
+		log_totals(q->links[i]);
 		qkd_link_free(q->links[i]);
+	}
 	free(q->devices);
 	free(q->links);
 	daemon_signals_free(q->signals);
