@@ -185,6 +185,7 @@ void ksa_pool_make(struct ksa_pool *p);
 void ksa_pool_peer_up(struct ksa_pool *p, bool up);
 void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
+const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */

@@ -471,7 +471,10 @@ void ksa_pool_fill(struct ksa_pool *p)
 	source.method = l != NULL ? FILL_ALLOCATION : FILL_RELAY;
 	source.link = l;
 	source.link_reserve = p->km->limits.link_reserve;
-	km_trace_new(p->km, &source.trace);
+	if (p->waiting != NULL) /* it is part of that procedure */
+		source.trace = *ksa_pool_waiting_trace(p);
+	else
+		km_trace_new(p->km, &source.trace);
 	env_random(p->km->env, &source.relay, sizeof source.relay);
 	fill_new(p, &source, begun);
 }

@@ -377,6 +377,7 @@ static void open_answered(enum status s, const void *answer, void *arg)
 		log_info("link %s: open with %s, at block %llu", l->view.name, l->peer,
 		         (unsigned long long)l->next_sequence);
 		link_sync_soon(l, 0);
+		control_report_links(l->km);
 		ksa_pool_make(ksa_pool_to(l->km, l->peer));
 		link_changed(l);
 	} else if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer)) {
@@ -419,7 +420,10 @@ void link_peer_up(struct link *l, bool up)
 	struct recall *r;
 	struct id id;
 
-	l->open = false;
+	if (l->open) {
+		l->open = false;
+		control_report_links(l->km);
+	}
 	if (!up || !l->view.leader || l->making)
 		return;
 	if (id_is_zero(&l->view.id)) {
@@ -453,6 +457,7 @@ static void follower_recalled(enum status s, void *arg)
 	}
 	r->reply(&a.answer, r->arg);
 	if (s == ST_OK) {
+		control_report_links(l->km);
 		ksa_pool_make(ksa_pool_to(l->km, l->peer));
 		link_changed(l);
 	}

@@ -340,6 +340,11 @@ void ksa_pool_ready(struct ksa_pool *p)
 	}
 }
 
+const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p)
+{
+	return p->waiting != NULL ? &p->waiting->trace : NULL;
+}
+
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text)
 {
 	while (p->waiting != NULL)
