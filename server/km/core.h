@@ -185,6 +185,7 @@ void ksa_pool_make(struct ksa_pool *p);
 void ksa_pool_peer_up(struct ksa_pool *p, bool up);
 void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
+uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting requests lack */
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 
@@ -193,6 +194,7 @@ struct fill_source {
 	enum fill_method method;
 	uint64_t len_most, len_least; /* bytes */
 	uint64_t link_reserve;        /* bytes of the link pool not to be touched */
+	bool half;                    /* and no more than half of the rest: relays want pad, too */
 	const struct link *link;      /* its outgoing key pool is taken from; NULL: fresh random bytes */
 	uint64_t expires;
 	struct id relay, trace;
@@ -204,6 +206,7 @@ struct fill *fill_by_relay(struct km *km, const struct id *relay);
 /* The method's reports. */
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
+void fill_refused(struct fill *f, enum status s, const char *text); /* the destination never had it: voids it here */
 void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
 
 /* The methods' beginnings. */

@@ -61,14 +61,20 @@ static const struct conf_option key_options[] = {
 	  .min = 1024, .max = 1e12, .help = "a pair's KSA-keys are refilled below it" },
 	{ ROW(__typeof__(((struct km_conf *)0)->keys), high_water, "high_water"), .type = CONF_SIZE, .fallback = "1 MiB",
 	  .min = 2048, .max = 1e12, .help = "a pair's KSA-keys are refilled up to it" },
-	{ ROW(__typeof__(((struct km_conf *)0)->keys), relay_ahead, "relay_ahead"), .type = CONF_BOOL, .fallback = "true",
-	  .help = "whether KSA-keys are relayed to far nodes ahead of demand, or only when a request waits" },
-	{ ROW(__typeof__(((struct km_conf *)0)->keys), relay_size, "relay_size"), .type = CONF_SIZE,
-	  .fallback = "256 KiB", .min = 1024, .max = 1024.0 * 1024, .help = "most bytes in one allocation or relay" },
 	{ ROW(__typeof__(((struct km_conf *)0)->keys), link_reserve, "link_reserve"), .type = CONF_SIZE,
-	  .fallback = "4 KiB", .max = 1e12, .help = "bytes of a link's keys that are left for relay" },
+	  .fallback = "8 KiB", .max = 1e12, .help = "bytes of a link's keys that are left for relay" },
 	{ ROW(__typeof__(((struct km_conf *)0)->keys), link_max_stock, "link_max_stock"), .type = CONF_SIZE,
 	  .fallback = "64 MiB", .min = 65536, .max = 1e13, .help = "a link takes no more QKD-keys beyond it" },
+	{ .name = NULL },
+};
+
+static const struct conf_option relay_options[] = {
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), ahead, "ahead"), .type = CONF_BOOL, .fallback = "true",
+	  .help = "whether KSA-keys are relayed to far nodes ahead of demand, or only when a request waits" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), size, "size"), .type = CONF_SIZE, .fallback = "256 KiB",
+	  .min = 1024, .max = 1024.0 * 1024, .help = "most bytes in one allocation or relay" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), timeout, "timeout"), .type = CONF_DURATION, .fallback = "10 s",
+	  .min = 0.1, .max = 600, .help = "how long a relay may take to its destination" },
 	{ .name = NULL },
 };
 
@@ -107,10 +113,10 @@ const struct conf_option km_conf_options[] = {
 	  .sub_size = sizeof(struct km_conf_peer), .help = "the QKDN controller of this KM; none by default" },
 	{ ROW(struct km_conf, keys, "keys"), .type = CONF_GROUP, .sub = key_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->keys), .help = "sizes and stocks of keys" },
+	{ ROW(struct km_conf, relay, "relay"), .type = CONF_GROUP, .sub = relay_options,
+	  .sub_size = sizeof(((struct km_conf *)0)->relay), .help = "key relay" },
 	{ ROW(struct km_conf, requests, "requests"), .type = CONF_GROUP, .sub = request_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->requests), .help = "waiting for keys" },
-	{ ROW(struct km_conf, relay_timeout, "relay_timeout"), .type = CONF_DURATION, .fallback = "10 s", .min = 0.1,
-	  .max = 600, .help = "how long a relay may take to its destination" },
 	{ ROW(struct km_conf, call_timeout, "call_timeout"), .type = CONF_DURATION, .fallback = "5 s", .min = 0.01,
 	  .max = 600, .help = "how long to wait for a peer's answer" },
 	{ ROW(struct km_conf, missing_block_grace, "missing_block_grace"), .type = CONF_DURATION, .fallback = "2 s",

@@ -30,14 +30,16 @@ struct km_conf {
 	struct {
 		int64_t default_size, min_size, max_size, max_per_request;
 		int64_t lifetime, low_water, high_water, link_reserve, link_max_stock;
-		int64_t relay_size;
-		bool relay_ahead;
 	} keys;
 	struct {
 		int64_t deadline, max_deadline, max_waiting;
 	} requests;
 	struct km_conf_peer controller; /* name NULL: none */
-	int64_t relay_timeout, call_timeout, missing_block_grace;
+	struct {
+		bool ahead;
+		int64_t size, timeout;
+	} relay;
+	int64_t call_timeout, missing_block_grace;
 };
 
 enum km_conf_rpcbind { RPCBIND_OFF, RPCBIND_TRY, RPCBIND_REQUIRED };

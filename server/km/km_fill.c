@@ -28,6 +28,7 @@ struct fill_work {
 	struct fill *fill;
 	struct id pool, link_pool; /* link_pool zero: fresh random bytes */
 	uint64_t least, most, reserve;
+	bool half;
 	struct secret random;
 	struct fill_note note;
 	uint8_t tag[KM_TAG_LEN];
@@ -59,10 +60,12 @@ static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secr
 	s = ks_pool_get(t, &w->link_pool, &link);
 	if (s != ST_OK)
 		return s;
-	if (link.stock < w->reserve + w->least)
+	if (link.stock < w->reserve)
 		return ST_TOO_FEW_KEYS;
-	if (most > link.stock - w->reserve)
-		most = link.stock - w->reserve;
+	if (most > (link.stock - w->reserve) / (w->half ? 2 : 1))
+		most = (link.stock - w->reserve) / (w->half ? 2 : 1);
+	if (most < w->least)
+		return ST_TOO_FEW_KEYS;
 	s = ks_take(t, &w->link_pool, w->least, most, FILL_GRANULE, &w->note.link_offset, bytes);
 	w->link_left = link.stock + link.unready - bytes->len;
 	return s;
@@ -322,7 +325,7 @@ static void void_there(struct fill *f)
 	km_send(f->pool->km, KM_VOID, f->pool->destination, &m, void_answered, f);
 }
 
-void fill_failed(struct fill *f, enum status s, const char *text)
+static void note_failure(struct fill *f, enum status s, const char *text)
 {
 	struct ksa_pool *p = f->pool;
 
@@ -332,8 +335,20 @@ void fill_failed(struct fill *f, enum status s, const char *text)
 	p->try_again_at = env_mono(p->km->env) + PAUSE_AFTER_FAILURE;
 	if (s == ST_TOO_FEW_KEYS)
 		p->relay_most = f->note.len / 2;
+}
+
+void fill_failed(struct fill *f, enum status s, const char *text)
+{
+	note_failure(f, s, text);
 	f->stage = FILL_VOIDING;
 	void_there(f);
+}
+
+void fill_refused(struct fill *f, enum status s, const char *text)
+{
+	note_failure(f, s, text);
+	f->stage = FILL_VOIDED;
+	advance(f->pool);
 }
 
 /* ---- beginnings ---------------------------------------------------------------------------------------------- */
@@ -370,6 +385,7 @@ void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*then)
 	w->least = source->len_least;
 	w->most = source->len_most;
 	w->reserve = source->link_reserve;
+	w->half = source->half;
 	w->taken = then;
 	w->note.version = FILL_VERSION;
 	w->note.method = source->method;
@@ -414,21 +430,23 @@ static void begun(struct fill *f, enum status s)
 	ksa_pool_fill(p);
 }
 
-/* How many bytes the next fill should be; 0: none is wanted. Keeps between low and high water. */
-static uint64_t wanted(struct ksa_pool *p)
+/* How many bytes the next fill should be; 0: none is wanted. On demand, what the waiting requests lack; else
+ * between low and high water. */
+static uint64_t wanted(struct ksa_pool *p, bool on_demand)
 {
 	const struct km_limits *limits = &p->km->limits;
-	uint64_t have = p->stock + p->in_flight, want;
+	uint64_t have = p->stock + p->in_flight, lack = ksa_pool_waiting_bytes(p), want;
 
+	lack = lack > p->in_flight ? lack - p->in_flight + FILL_TAG_KEY : 0;
 	if (have < limits->ksa_low_water)
 		p->filling = true;
 	if (have >= limits->ksa_high_water)
 		p->filling = false;
-	if (!p->filling && (p->waiting == NULL || p->in_flight > 0))
+	want = on_demand || !p->filling ? lack : limits->ksa_high_water - have;
+	if (want == 0)
 		return 0;
-	want = limits->ksa_high_water > have ? limits->ksa_high_water - have : FILL_LEAST;
 	want = want < FILL_LEAST ? FILL_LEAST : want > limits->fill_most ? limits->fill_most : want;
-	return want / FILL_GRANULE * FILL_GRANULE;
+	return (want + FILL_GRANULE - 1) / FILL_GRANULE * FILL_GRANULE;
 }
 
 /* How long a relay may be: no longer than pad is at the first hop, or was on the way of late. */
@@ -456,12 +474,11 @@ void ksa_pool_fill(struct ksa_pool *p)
 
 	if (!p->open || p->km->stopping || env_mono(p->km->env) < p->try_again_at)
 		return;
-	if (is_taking(p, &count) || count >= FILLS_MOST || (source.len_most = wanted(p)) == 0)
-		return;
 	if (l != NULL && !l->open)
 		return;
-	if (l == NULL && p->waiting == NULL && !p->km->limits.relay_ahead)
+	if (is_taking(p, &count) || count >= FILLS_MOST)
 		return;
+	source.len_most = wanted(p, l == NULL && !p->km->limits.relay_ahead);
 	if (p->waiting == NULL && p->stock + p->in_flight >= p->km->limits.ksa_low_water / 4)
 		source.len_least = source.len_most < FILL_UNHURRIED ? source.len_most : FILL_UNHURRIED;
 	if (l == NULL && source.len_most > relay_most(p))
@@ -471,6 +488,7 @@ void ksa_pool_fill(struct ksa_pool *p)
 	source.method = l != NULL ? FILL_ALLOCATION : FILL_RELAY;
 	source.link = l;
 	source.link_reserve = p->km->limits.link_reserve;
+	source.half = p->waiting == NULL;
 	if (p->waiting != NULL) /* it is part of that procedure */
 		source.trace = *ksa_pool_waiting_trace(p);
 	else

@@ -48,7 +48,7 @@ static void source_done(void *arg, enum status s, bool certain, const char *text
 	}
 	f->pool->km->counters.relays_refused++;
 	respond_to_controller(f, s, text);
-	fill_failed(f, s, text);
+	fill_refused(f, s, text);
 }
 
 void relay_send(struct fill *f)

@@ -340,6 +340,16 @@ void ksa_pool_ready(struct ksa_pool *p)
 	}
 }
 
+uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p)
+{
+	const struct request *r;
+	uint64_t bytes = 0;
+
+	DL_FOREACH (p->waiting, r)
+		bytes += (uint64_t)r->count * r->key_len;
+	return bytes > p->stock ? bytes - p->stock : 0;
+}
+
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p)
 {
 	return p->waiting != NULL ? &p->waiting->trace : NULL;

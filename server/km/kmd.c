@@ -43,9 +43,9 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.key_lifetime = (uint64_t)c->keys.lifetime;
 	l.missing_block_grace = (uint64_t)c->missing_block_grace;
 	l.call_timeout = (uint64_t)c->call_timeout;
-	l.relay_timeout = (uint64_t)c->relay_timeout;
-	l.fill_most = (uint64_t)c->keys.relay_size;
-	l.relay_ahead = c->keys.relay_ahead;
+	l.relay_timeout = (uint64_t)c->relay.timeout;
+	l.fill_most = (uint64_t)c->relay.size;
+	l.relay_ahead = c->relay.ahead;
 	return l;
 }
 

@@ -425,7 +425,7 @@ enum status lab_wait_keys(struct lab *lab, const struct topology *t, unsigned ms
 		if (status == ST_OK)
 			status = wait_pair(lab, b, a, &ms, e);
 	}
-	if (status == ST_OK && t->control != CONTROL_NONE)
+	if (status == ST_OK && t->control != CONTROL_NONE && t->relay_ahead)
 		status = wait_far_pairs(lab, &ms, e);
 	return status;
 }

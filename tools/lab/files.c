@@ -295,6 +295,8 @@ static enum status write_km(const struct files *f, size_t node)
 	print_km_peers(to, f, node);
 	print_applications(to, f);
 	print_km_controller(to, f, node);
+	if (!f->t->relay_ahead)
+		fprintf(to, "relay = { ahead = false; };\n");
 	if (f->t->km_settings != NULL)
 		fprintf(to, "%s\n", f->t->km_settings);
 	return text_put(&text, f, lab_path(f->lab, "%s/kmd.conf", name));

@@ -56,6 +56,8 @@ static const struct conf_option options[] = {
 	  .sub_size = sizeof(struct topology_link), .help = "QKD links" },
 	{ "control", CONF_ENUM, T(control), .fallback = "none", .words = topology_controls,
 	  .help = "QKDN controllers: one of all nodes, or one at each" },
+	{ "relay_ahead", CONF_BOOL, T(relay_ahead), .fallback = "true",
+	  .help = "whether keys are relayed to far nodes ahead of demand" },
 	{ "km_settings", CONF_STRING, T(km_settings), .help = "lines for every qkdn-kmd's file" },
 	{ "quantum_settings", CONF_STRING, T(quantum_settings), .help = "lines for qkdn-quantumd's file" },
 	{ "controller_settings", CONF_STRING, T(controller_settings), .help = "lines for every qkdn-controllerd's file" },

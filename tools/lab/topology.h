@@ -30,6 +30,7 @@ struct topology_link {
 struct topology {
 	char *domain;
 	int control; /* enum topology_control */
+	bool relay_ahead;
 	char *km_settings, *quantum_settings, *controller_settings; /* go into the daemons' files as they are; may be NULL */
 	struct conf_list nodes, links;
 };
