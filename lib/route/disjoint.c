@@ -45,7 +45,7 @@ static bool uses(const struct flow *f, int u, int v)
 
 static bool allowed(const struct flow *f, int u, const struct arc *a)
 {
-	if (a->weight == ROUTE_UNUSABLE || a->stock < f->limits->min_stock || a->to == f->from || f->excluded[a->to])
+	if (!arc_will_do(a, f->limits) || a->to == f->from || f->excluded[a->to])
 		return false;
 	for (size_t i = 0; i < f->limits->hop_count; i++)
 		if (f->limits->hops[i].from == u && f->limits->hops[i].to == a->to)
@@ -108,8 +108,11 @@ static bool search(struct flow *f)
 	heap_free(&h);
 	if (f->distance[goal] == UINT64_MAX)
 		return false;
-	for (size_t i = 0; i < states; i++) /* states not settled are at least as far as the goal */
-		f->potential[i] += (int64_t)(f->distance[i] < f->distance[goal] ? f->distance[i] : f->distance[goal]);
+	for (size_t i = 0; i < states; i++) { /* states not settled are at least as far as the goal */
+		uint64_t settled = f->distance[i] < f->distance[goal] ? f->distance[i] : f->distance[goal];
+
+		f->potential[i] += (int64_t)settled;
+	}
 	return true;
 }
 

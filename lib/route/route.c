@@ -34,9 +34,9 @@ static bool hop_is_excluded(const struct route_limits *l, int from, int to)
 	return false;
 }
 
-static inline bool arc_is_allowed(const struct route_limits *l, const uint8_t *marks, int from, const struct arc *a)
+static inline bool is_allowed(const struct route_limits *l, const uint8_t *marks, int from, const struct arc *a)
 {
-	if (a->weight == ROUTE_UNUSABLE || a->stock < l->min_stock || (marks[a->to] & NODE_EXCLUDED))
+	if (!arc_will_do(a, l) || (marks[a->to] & NODE_EXCLUDED))
 		return false;
 	return !(marks[from] & NODE_HAS_EXCLUDED_HOP) || !hop_is_excluded(l, from, a->to);
 }
@@ -58,7 +58,7 @@ static void relax_from(const struct search *s, struct heap *h, int from)
 	for (const struct arc *a = s->t->arcs + s->t->first[from]; a < end; a++) {
 		uint64_t through = s->distance[from] + a->weight;
 
-		if (through >= s->distance[a->to] || !arc_is_allowed(s->limits, s->marks, from, a))
+		if (through >= s->distance[a->to] || !is_allowed(s->limits, s->marks, from, a))
 			continue;
 		s->distance[a->to] = through;
 		s->previous[a->to] = from;
@@ -146,7 +146,7 @@ static void grow_layer(const struct search *s, struct layers *l, unsigned h)
 			const struct arc *a = &s->t->arcs[i];
 
 			if (l->then[from] + a->weight >= l->now[a->to] ||
-			    !arc_is_allowed(s->limits, s->marks, (int)from, a))
+			    !is_allowed(s->limits, s->marks, (int)from, a))
 				continue;
 			l->now[a->to] = l->then[from] + a->weight;
 			previous[a->to] = (int)from;
@@ -199,10 +199,11 @@ static bool find_within(const struct search *s, int from, int to, unsigned max_h
 bool route_find(struct topology *t, int from, int to, const struct route_limits *limits, struct route *route)
 {
 	struct search s = { .t = t, .limits = limits != NULL ? limits : &no_limits };
-	unsigned max_hops = s.limits->max_hops > 0 && s.limits->max_hops < ROUTE_NODES_MAX ? s.limits->max_hops
-	                                                                                   : ROUTE_NODES_MAX - 1;
+	unsigned max_hops = s.limits->max_hops;
 	bool found;
 
+	if (max_hops == 0 || max_hops >= ROUTE_NODES_MAX)
+		max_hops = ROUTE_NODES_MAX - 1;
 	topology_settle(t);
 	s.distance = xcalloc(t->node_count, sizeof *s.distance);
 	s.previous = xcalloc(t->node_count, sizeof *s.previous);
@@ -227,14 +228,15 @@ bool route_next_hop(struct topology *t, const struct route_step *step, struct ro
 		.node_count = step->visited_count,
 		.hops = hops,
 		.min_stock = step->min_stock,
+		.dry_too = step->dry_too,
 		.max_hops = step->hops_left,
 	};
 	unsigned granted;
 
 	if (step->here == step->destination || (!step->at_source && step->hops_left == 0))
 		return false;
-	for (; limits.hop_count < step->excluded_count && limits.hop_count < ARRAY_LEN(hops); limits.hop_count++)
-		hops[limits.hop_count] = (struct route_hop){ step->here, step->excluded[limits.hop_count] };
+	for (size_t i = 0; i < step->excluded_count && i < ARRAY_LEN(hops); i++)
+		hops[limits.hop_count++] = (struct route_hop){ step->here, step->excluded[i] };
 	if (step->at_source)
 		limits.max_hops = 0;
 	if (!route_find(t, step->here, step->destination, &limits, &next->route))

@@ -41,6 +41,7 @@ struct route_link {
 
 enum { ROUTE_HOP_WEIGHT = 1000 };
 #define ROUTE_UNUSABLE UINT32_MAX
+#define ROUTE_DRY (UINT32_MAX - 1)
 
 /*
  * The weight of a link's direction. A hop over a well-stocked, idle, clean link weighs
@@ -51,8 +52,8 @@ enum { ROUTE_HOP_WEIGHT = 1000 };
  *	load      H * consumption / generation, at most 2 H
  *	quality   H * (QBER - 3 %) / 10 %, at most H: a noisy link gives less tomorrow
  *
- * ROUTE_UNUSABLE where it is down, or has no stock and makes none. Stock counts in powers of two, so
- * that a route does not flutter with every block.
+ * ROUTE_UNUSABLE where it is down, ROUTE_DRY where it has no stock and makes none. Stock counts in
+ * powers of two, so that a route does not flutter with every block.
  */
 uint32_t route_weight(const struct route_state *s);
 
@@ -106,6 +107,7 @@ struct route_limits {
 	const struct route_hop *hops; /* not directly from … to … */
 	size_t hop_count;
 	uint64_t min_stock; /* bytes: thinner directions are left out */
+	bool dry_too;       /* through dry links as well: to tell "no way" from "no pad on the way" */
 	unsigned max_hops;  /* 0: ROUTE_NODES_MAX - 1 */
 };
 
@@ -154,6 +156,7 @@ struct route_step {
 	const int *excluded; /* neighbours of here that will not do */
 	size_t excluded_count;
 	uint64_t min_stock;
+	bool dry_too;
 	bool at_source;     /* here is the source: it is granted hops */
 	unsigned hops_left; /* as carried; not looked at at the source */
 };

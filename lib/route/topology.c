@@ -43,8 +43,10 @@ static uint32_t quality(uint32_t qber_ppm)
 
 uint32_t route_weight(const struct route_state *s)
 {
-	if (!s->up || (s->stock == 0 && s->generation_rate == 0))
+	if (!s->up)
 		return ROUTE_UNUSABLE;
+	if (s->stock == 0 && s->generation_rate == 0)
+		return ROUTE_DRY;
 	return ROUTE_HOP_WEIGHT + scarcity(s->stock) + load(s) + quality(s->qber_ppm);
 }
 

@@ -35,9 +35,14 @@ struct topology_edge {
 /* One direction in the adjacency: what the search reads, packed. */
 struct arc {
 	int to;
-	uint32_t weight; /* ROUTE_UNUSABLE: skip */
+	uint32_t weight;
 	uint64_t stock;
 };
+
+static inline bool arc_will_do(const struct arc *a, const struct route_limits *l)
+{
+	return (a->weight < ROUTE_DRY || (a->weight == ROUTE_DRY && l->dry_too)) && a->stock >= l->min_stock;
+}
 
 struct topology {
 	struct topology_node *by_name, **nodes;

@@ -13,6 +13,7 @@ void controller_defaults(struct controller_options *o)
 	o->refresh = 300 * NS_PER_S;
 	o->max_age = 1000 * NS_PER_S;
 	o->min_origination = 100 * NS_PER_MS;
+	o->weight_interval = 5 * NS_PER_S;
 	o->call_timeout = 5 * NS_PER_S;
 	o->reservation_time = 60 * NS_PER_S;
 }
@@ -176,7 +177,7 @@ enum status controller_link_status(struct controller *c, const char *name, const
 	km->reported_at = env_mono(c->env);
 	controller_learn(c, name, links, count);
 	flood_changed(km);
-	reserve_consider(c, name);
+	reserve_consider(c, name, false);
 	return ST_OK;
 }
 
@@ -197,17 +198,20 @@ enum status controller_key_store_status(struct controller *c, const char *name,
                                         const struct controller_pool *pools, size_t count)
 {
 	enum status s = controller_register(c, name);
+	struct km *km;
 
 	if (s != ST_OK)
 		return s;
+	km = controller_find_km(c, name);
+	km->pools_reported = true;
 	for (size_t i = 0; i < count; i++) {
-		struct pool *p = pool_of(controller_find_km(c, name), pools[i].peer);
+		struct pool *p = pool_of(km, pools[i].peer);
 
 		if (p == NULL)
 			return ST_BUSY;
 		p->stock = pools[i].stock;
 	}
-	reserve_consider(c, name);
+	reserve_consider(c, name, true);
 	return ST_OK;
 }
 
@@ -238,16 +242,22 @@ static uint64_t pad_for(uint64_t len)
 	return len + TAG_KEY_LEN;
 }
 
-/* Over links that have the pad now; else over any: its KM may wait for the pad, or refuse. */
-static bool find_next_hop(struct controller *c, struct route_step *step, uint64_t pad, struct route_next *next)
+/*
+ * Over links that have the pad now; else over any that have or make some: its KM may wait for it.
+ * A way that leads over dry links alone is none to take, but another answer than no way at all.
+ */
+static enum status find_next_hop(struct controller *c, struct route_step *step, uint64_t pad, struct route_next *next)
 {
 	if (step->here < 0 || step->destination < 0)
-		return false;
+		return ST_NO_ROUTE;
 	step->min_stock = pad;
 	if (route_next_hop(c->topology, step, next))
-		return true;
+		return ST_OK;
 	step->min_stock = 0;
-	return route_next_hop(c->topology, step, next);
+	if (route_next_hop(c->topology, step, next))
+		return ST_OK;
+	step->dry_too = true;
+	return route_next_hop(c->topology, step, next) ? ST_TOO_FEW_KEYS : ST_NO_ROUTE;
 }
 
 enum status controller_next_hop(struct controller *c, const struct controller_next_hop_request *r,
@@ -256,6 +266,7 @@ enum status controller_next_hop(struct controller *c, const struct controller_ne
 	int visited[ROUTE_NODES_MAX], excluded[ROUTE_NODES_MAX];
 	struct route_step step = { .visited = visited, .excluded = excluded, .hops_left = r->hops_left };
 	struct route_next next;
+	enum status s;
 
 	if (r->visited_count == 0 || r->visited_count > ROUTE_NODES_MAX)
 		return ST_BAD_REQUEST;
@@ -266,9 +277,10 @@ enum status controller_next_hop(struct controller *c, const struct controller_ne
 	step.visited_count = known_nodes(c, r->visited, r->visited_count, visited);
 	step.at_source = r->visited_count == 1; /* as sent: not a matter of what is known here */
 	step.excluded_count = known_nodes(c, r->excluded, r->excluded_count, excluded);
-	if (!find_next_hop(c, &step, pad_for(r->len), &next)) {
+	s = find_next_hop(c, &step, pad_for(r->len), &next);
+	if (s != ST_OK) {
 		c->stats.routes_refused++;
-		return ST_NO_ROUTE;
+		return s;
 	}
 	topology_consume(c->topology, step.here, next.node, pad_for(r->len));
 	c->stats.routes_given++;
@@ -295,20 +307,49 @@ static void remember_asked(struct controller *c, const struct id *relay)
 	HASH_ADD(hh, c->asked, relay, sizeof a->relay, a);
 }
 
-static size_t find_routes(struct controller *c, int from, int to, size_t shares, const struct route_limits *l,
-                          struct route *routes)
+static size_t search(struct controller *c, const struct controller_route_request *r, const struct route_limits *l,
+                     struct route *routes)
 {
-	if (shares > 1)
-		return route_disjoint(c->topology, from, to, shares, l, routes);
+	int from = topology_find(c->topology, r->source), to = topology_find(c->topology, r->destination);
+
+	if (from < 0 || to < 0)
+		return 0;
+	if (r->shares > 1)
+		return route_disjoint(c->topology, from, to, r->shares, l, routes);
 	return route_find(c->topology, from, to, l, &routes[0]);
+}
+
+/* As find_next_hop. */
+static enum status find_routes(struct controller *c, const struct controller_route_request *r,
+                               struct route_limits *l, struct route *routes, size_t *count)
+{
+	size_t dry;
+
+	l->min_stock = pad_for(r->len);
+	*count = search(c, r, l, routes);
+	if (*count > 0)
+		return ST_OK;
+	l->min_stock = 0;
+	*count = search(c, r, l, routes);
+	if (*count > 0)
+		return ST_OK;
+	l->dry_too = true;
+	dry = search(c, r, l, routes);
+	return dry > 0 ? ST_TOO_FEW_KEYS : ST_NO_ROUTE;
+}
+
+static void consume(struct controller *c, const struct route *route, uint64_t pad)
+{
+	for (size_t i = 0; i + 1 < route->count; i++)
+		topology_consume(c->topology, route->nodes[i], route->nodes[i + 1], pad);
 }
 
 enum status controller_route(struct controller *c, const struct controller_route_request *r,
                              struct route *routes, size_t *count)
 {
-	int from = topology_find(c->topology, r->source), to = topology_find(c->topology, r->destination);
 	struct route_hop hops[ROUTE_NODES_MAX];
-	struct route_limits limits = { .hops = hops, .min_stock = pad_for(r->len) };
+	struct route_limits limits = { .hops = hops };
+	enum status s;
 
 	*count = 0;
 	if (strcmp(r->source, r->destination) == 0)
@@ -320,19 +361,13 @@ enum status controller_route(struct controller *c, const struct controller_route
 		if (hop.from >= 0 && hop.to >= 0)
 			hops[limits.hop_count++] = hop;
 	}
-	if (from >= 0 && to >= 0)
-		*count = find_routes(c, from, to, r->shares, &limits, routes);
-	if (from >= 0 && to >= 0 && *count == 0) {
-		limits.min_stock = 0;
-		*count = find_routes(c, from, to, r->shares, &limits, routes);
-	}
-	if (*count == 0) {
+	s = find_routes(c, r, &limits, routes, count);
+	if (s != ST_OK) {
 		c->stats.routes_refused++;
-		return ST_NO_ROUTE;
+		return s;
 	}
 	for (size_t i = 0; i < *count; i++)
-		for (size_t n = 0; n + 1 < routes[i].count; n++)
-			topology_consume(c->topology, routes[i].nodes[n], routes[i].nodes[n + 1], pad_for(r->len));
+		consume(c, &routes[i], pad_for(r->len));
 	remember_asked(c, &r->relay);
 	c->stats.routes_given++;
 	return ST_OK;

@@ -43,6 +43,7 @@ struct controller_options {
 	uint64_t refresh;          /* a record is made anew at the latest after it */
 	uint64_t max_age;          /* of a record; several times refresh */
 	uint64_t min_origination;  /* between two records of one KM */
+	uint64_t weight_interval;  /* the same where nothing changed but stock, rates and QBER */
 	uint64_t call_timeout;     /* of a call to a KM or a controller */
 	uint64_t reservation_time; /* a relay with reservation must be done within it */
 };
@@ -127,7 +128,8 @@ struct controller_next_hop_request {
 	unsigned hops_left;
 	uint64_t len;
 };
-/* *next_hop is valid until the core is called again. ST_NO_ROUTE, ST_BAD_REQUEST, ST_DENIED. */
+/* *next_hop is valid until the core is called again. ST_NO_ROUTE, ST_TOO_FEW_KEYS (the only
+ * ways lead over links that have no pad and make none), ST_BAD_REQUEST, ST_DENIED. */
 MUST_CHECK enum status controller_next_hop(struct controller *c, const struct controller_next_hop_request *r,
                                            const char **next_hop, unsigned *hops_left);
 

@@ -57,6 +57,8 @@ static const char *why_refused(enum status s)
 		return "this KM is not one of this controller's: name it in the controller's kms";
 	case ST_NO_ROUTE:
 		return "the controller knows no way there: see whether the links on the way are up and reported";
+	case ST_TOO_FEW_KEYS:
+		return "every way there leads over a link without pad that makes none: see its QKD modules";
 	case ST_BUSY:
 		return "the report is larger than what the controller keeps";
 	default:

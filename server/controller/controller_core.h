@@ -27,10 +27,12 @@ struct km {
 	size_t told_count;
 	uint64_t sequence;         /* of the newest record of it that was ever seen here */
 	uint64_t made_at;          /* of the record made last */
-	bool made, change_waiting; /* change_waiting: timer is set for min_origination */
-	struct env_timer *timer;   /* the next record: a change that waits, or the refresh */
+	uint64_t due;              /* of the record that waits */
+	bool made, change_waiting; /* change_waiting: a record waits for due, else for the refresh */
+	struct env_timer *timer;   /* for the next record */
 	struct env_timer *silence_timer;
 	struct pool *pools;
+	bool pools_reported;
 	UT_hash_handle hh;
 };
 
@@ -67,7 +69,8 @@ struct reserve {
 	char source[NAME_MAX_LEN + 1], destination[NAME_MAX_LEN + 1];
 	uint32_t amount;
 	uint64_t low_water, high_water;
-	bool filling; /* between the low and the high water mark */
+	uint64_t given; /* bytes since the stock was reported */
+	bool filling;   /* between the low and the high water mark */
 	enum reserve_step step;
 	bool waiting; /* for the timer: to try the step again, or after a failure */
 	bool known;   /* KM1 may hold the reservation */
@@ -110,6 +113,6 @@ void flood_km_free(struct km *km);
 /* reserve.c: relay with reservation */
 void reserve_init(struct controller *c, const struct controller_options *o);
 void reserve_free(struct controller *c);
-void reserve_consider(struct controller *c, const char *source); /* a report or a connection came */
+void reserve_consider(struct controller *c, const char *source, bool with_stock); /* a report came, of the pools or not */
 
 #endif

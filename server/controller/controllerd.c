@@ -65,6 +65,7 @@ static void make_core(struct main *m)
 		                        .refresh = (uint64_t)s->refresh,
 		                        .max_age = (uint64_t)s->max_age,
 		                        .min_origination = (uint64_t)s->min_origination,
+		                        .weight_interval = (uint64_t)s->weight_interval,
 		                        .call_timeout = (uint64_t)s->call_timeout,
 		                        .reservation_time = (uint64_t)s->reservation_time };
 	const char **kms = xcalloc(o.km_count, sizeof(const char *));

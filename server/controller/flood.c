@@ -180,20 +180,26 @@ static void make_record(struct km *km)
 		env_timer_stop(c->env, km->timer);
 }
 
-/* Now, or as soon as min_origination allows: all changes until then are one record. */
-static void make_record_soon(struct km *km)
+/* Now, or as soon as interval has passed since the last: all changes until then are one record. */
+static void make_record_within(struct km *km, uint64_t interval)
 {
 	struct controller *c = km->controller;
-	uint64_t since = env_mono(c->env) - km->made_at;
+	uint64_t now = env_mono(c->env), due = km->made_at + interval;
 
-	if (km->change_waiting)
-		return;
-	if (!km->made || since >= c->options.min_origination) {
+	if (!km->made || now >= due) {
 		make_record(km);
 		return;
 	}
+	if (km->change_waiting && km->due <= due)
+		return;
 	km->change_waiting = true;
-	env_timer_set(c->env, km->timer, c->options.min_origination - since);
+	km->due = due;
+	env_timer_set(c->env, km->timer, due - now);
+}
+
+static void make_record_soon(struct km *km)
+{
+	make_record_within(km, km->controller->options.min_origination);
 }
 
 static void record_due(void *arg)
@@ -204,30 +210,43 @@ static void record_due(void *arg)
 	push_all(km->controller);
 }
 
-/* A weight that is more than a quarter away from what the others believe is worth telling them. */
-static bool differs(const struct route_link *a, const struct route_link *b)
-{
-	uint64_t x = route_weight(&a->state), y = route_weight(&b->state);
+enum news { NEWS_NONE, NEWS_OF_WEIGHT, NEWS_OF_LINKS };
 
-	return strcmp(a->name, b->name) != 0 || strcmp(a->peer, b->peer) != 0 || a->state.up != b->state.up ||
-	       4 * (x > y ? x - y : y - x) > y;
+/* A weight that is more than a quarter away from what the others believe is worth telling them. */
+static enum news compare(const struct route_link *now, const struct route_link *told)
+{
+	uint64_t x = route_weight(&now->state), y = route_weight(&told->state);
+
+	if (strcmp(now->name, told->name) != 0 || strcmp(now->peer, told->peer) != 0 ||
+	    (x == ROUTE_UNUSABLE) != (y == ROUTE_UNUSABLE))
+		return NEWS_OF_LINKS;
+	return 4 * (x > y ? x - y : y - x) > y ? NEWS_OF_WEIGHT : NEWS_NONE;
 }
 
-static bool is_news(const struct km *km)
+static enum news news_of(const struct km *km)
 {
+	enum news most = NEWS_NONE;
+
 	if (!km->made || km->told_count != km->link_count)
-		return true;
-	for (size_t i = 0; i < km->link_count; i++)
-		if (differs(&km->links[i], &km->told[i]))
-			return true;
-	return false;
+		return NEWS_OF_LINKS;
+	for (size_t i = 0; i < km->link_count; i++) {
+		enum news news = compare(&km->links[i], &km->told[i]);
+
+		most = news > most ? news : most;
+	}
+	return most;
 }
 
 void flood_changed(struct km *km)
 {
-	if (!is_news(km))
+	enum news news = news_of(km);
+
+	if (news == NEWS_NONE)
 		return;
-	make_record_soon(km);
+	if (news == NEWS_OF_LINKS)
+		make_record_soon(km);
+	else
+		make_record_within(km, km->controller->options.weight_interval);
 	push_all(km->controller);
 }
 

@@ -34,25 +34,29 @@ static void wait(struct reserve *r, uint64_t ns)
 
 /* ---- whether --------------------------------------------------------------------------------- */
 
-static struct pool *pool_of(const struct reserve *r)
+/* What a KM that has reported its pools does not name, it has none of. */
+static bool stock_of(const struct reserve *r, uint64_t *stock)
 {
-	struct km *km = controller_find_km(r->controller, r->source);
-	struct pool *p = NULL;
+	const struct km *km = controller_find_km(r->controller, r->source);
+	struct pool *p;
 
-	if (km != NULL)
-		HASH_FIND_STR(km->pools, r->destination, p);
-	return p;
+	if (km == NULL || !km->pools_reported)
+		return false;
+	HASH_FIND_STR(km->pools, r->destination, p);
+	*stock = p != NULL ? p->stock : 0;
+	return true;
 }
 
 static bool wants_filling(struct reserve *r)
 {
-	const struct pool *p = pool_of(r);
+	uint64_t stock;
 
-	if (p == NULL) /* it has not been reported: nothing is known to be wanted */
+	if (!stock_of(r, &stock))
 		return false;
-	if (p->stock < r->low_water)
+	stock += r->given;
+	if (stock < r->low_water)
 		r->filling = true;
-	if (p->stock >= r->high_water)
+	if (stock >= r->high_water)
 		r->filling = false;
 	return r->filling;
 }
@@ -109,25 +113,28 @@ static void consider(struct reserve *r)
 		wait(r, NS_PER_S);
 }
 
-void reserve_consider(struct controller *c, const char *source)
+void reserve_consider(struct controller *c, const char *source, bool with_stock)
 {
-	for (size_t i = 0; i < c->reserve_count; i++)
-		if (strcmp(c->reserve[i].source, source) == 0)
-			consider(&c->reserve[i]);
+	for (size_t i = 0; i < c->reserve_count; i++) {
+		struct reserve *r = &c->reserve[i];
+
+		if (strcmp(r->source, source) != 0)
+			continue;
+		if (with_stock)
+			r->given = 0;
+		consider(r);
+	}
 }
 
 /* ---- steps ------------------------------------------------------------------------------------ */
 
 static void finish(struct reserve *r)
 {
-	struct pool *p = pool_of(r);
-
 	r->controller->stats.reservations_done++;
 	r->controller->stats.reserved_bytes += r->amount;
 	r->failures = 0;
 	r->step = RESERVE_IDLE;
-	if (p != NULL) /* until the next report tells exactly */
-		p->stock += r->amount;
+	r->given += r->amount;
 	consider(r);
 }
 

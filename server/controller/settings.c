@@ -64,6 +64,8 @@ const struct conf_option settings_options[] = {
 	  .help = "a link-state record that old is forgotten; at least three times refresh, alike at all controllers" },
 	{ "min_origination", CONF_DURATION, AT(settings, min_origination), .fallback = "100 ms", .min = 0.001, .max = 60,
 	  .help = "between two link-state records of one KM" },
+	{ "weight_interval", CONF_DURATION, AT(settings, weight_interval), .fallback = "5 s", .min = 0.001, .max = 3600,
+	  .help = "the same where nothing changed but stock, rates and error ratio" },
 	{ "call_timeout", CONF_DURATION, AT(settings, call_timeout), .fallback = "5 s", .min = 0.1, .max = 60,
 	  .help = "of a call to a KM or a controller" },
 	{ "reservation_time", CONF_DURATION, AT(settings, reservation_time), .fallback = "1 min", .min = 1, .max = 3600,

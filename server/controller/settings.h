@@ -24,7 +24,7 @@ struct settings {
 	char *certificate, *private_key, *authority, *trace;
 	int mode; /* enum controller_mode */
 	struct conf_list kms, neighbours, reserve;
-	int64_t report_interval, silence, refresh, max_age, min_origination, call_timeout, reservation_time;
+	int64_t report_interval, silence, refresh, max_age, min_origination, weight_interval, call_timeout, reservation_time;
 };
 
 enum controllerd_rpcbind { RPCBIND_OFF, RPCBIND_TRY, RPCBIND_REQUIRED };

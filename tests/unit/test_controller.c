@@ -931,6 +931,28 @@ static void full_routes_and_detours(void **state)
 	scene_free(s);
 }
 
+static void no_way_and_no_pad_are_told_apart(void **state)
+{
+	struct scene *s = scene_new(false);
+	struct controller_route_request r = { .source = "a", .destination = "b", .len = 1000 };
+	struct route_link ab = link_to("ab", "b");
+	struct route routes[ROUTE_DISJOINT_MAX];
+	size_t count;
+
+	(void)state;
+	ab.state.stock = 10; /* too little for the relay, but there will be more */
+	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_OK);
+	ab.state.stock = ab.state.generation_rate = 0;
+	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_TOO_FEW_KEYS);
+	assert_int_equal(count, 0);
+	ab.state.up = false;
+	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_NO_ROUTE);
+	scene_free(s);
+}
+
 static void scene_low(struct scene *s, uint64_t stock)
 {
 	struct controller_pool pool = { .peer = "c", .stock = stock };
@@ -1035,6 +1057,7 @@ int main(void)
 		cmocka_unit_test(relays_end_while_link_states_disagree),
 		cmocka_unit_test(only_own_kms_are_served),
 		cmocka_unit_test(full_routes_and_detours),
+		cmocka_unit_test(no_way_and_no_pad_are_told_apart),
 		cmocka_unit_test(reservation_relay_allocation_in_order),
 		cmocka_unit_test(lost_answers_are_asked_for_again),
 		cmocka_unit_test(a_refused_relay_is_given_up_at_both),

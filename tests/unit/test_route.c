@@ -53,7 +53,7 @@ static void weight_follows_stock_load_and_quality(void **state)
 	s.stock = 0;
 	assert_int_equal(route_weight(&s), 1024 * ROUTE_HOP_WEIGHT);
 	s.generation_rate = 0;
-	assert_int_equal(route_weight(&s), ROUTE_UNUSABLE);
+	assert_int_equal(route_weight(&s), ROUTE_DRY);
 	s = good;
 	s.consumption_rate = s.generation_rate / 2;
 	assert_int_equal(route_weight(&s), ROUTE_HOP_WEIGHT * 3 / 2);
@@ -117,8 +117,11 @@ static void route_goes_around_thin_and_down_links(void **state)
 {
 	struct topology *t = topology_new();
 	struct route_state thin = good;
-	struct route_link a[2] = { link_to("ab", "b", good), link_to("ae", "e", good) }, b[1] = { link_to("bc", "c", good) },
-			  c[1] = { link_to("cd", "d", good) }, e[1];
+	struct route_link a[2] = { link_to("ab", "b", good), link_to("ae", "e", good) };
+	struct route_link b[1] = { link_to("bc", "c", good) }, c[1] = { link_to("cd", "d", good) }, e[1];
+	struct route_limits limits = { .dry_too = false };
+	struct route_hop bc;
+	struct route r;
 
 	(void)state;
 	thin.stock = 1 << 16;
@@ -128,6 +131,15 @@ static void route_goes_around_thin_and_down_links(void **state)
 	report(t, "c", c, 1);
 	report(t, "e", e, 1);
 	assert_true(route_is(t, "a", "d", "a b c d"));
+	e[0].state.stock = e[0].state.generation_rate = 0; /* dry: only where that is asked for */
+	report(t, "e", e, 1);
+	limits.hops = &bc;
+	limits.hop_count = 1;
+	bc = (struct route_hop){ topology_find(t, "b"), topology_find(t, "c") };
+	assert_false(route_find(t, topology_find(t, "a"), topology_find(t, "d"), &limits, &r));
+	limits.dry_too = true;
+	assert_true(route_find(t, topology_find(t, "a"), topology_find(t, "d"), &limits, &r));
+	assert_int_equal(r.count, 3);
 	e[0].state = good;
 	report(t, "e", e, 1);
 	assert_true(route_is(t, "a", "d", "a e d"));
