@@ -158,7 +158,14 @@ void rtls_endpoint_free(struct rtls_endpoint *ep)
 void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c)
 {
 	struct rtls_credentials *old = ep->credentials;
+	const struct rtls_identity *id = rtls_credentials_identity(c);
 
+	if (strcmp(id->domain, ep->self.domain) != 0 || strcmp(id->role, ep->self.role) != 0 ||
+	    strcmp(id->name, ep->self.name) != 0) {
+		log_error("the new certificate is for %s/%s of %s, not for %s/%s of %s; the old one stays in use", id->role,
+		          id->name, id->domain, ep->self.role, ep->self.name, ep->self.domain);
+		return;
+	}
 	ep->credentials = tls_credentials_ref(c);
 	rtls_credentials_free(old);
 }

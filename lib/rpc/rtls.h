@@ -85,7 +85,9 @@ MUST_CHECK enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *
 /* Withdraws from rpcbind, closes everything; the callbacks of unanswered calls run before it returns, the
  * watcher's do not. Never from a callback of the endpoint's own. A rtls_reply may still come later. */
 void rtls_endpoint_free(struct rtls_endpoint *ep);
-void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c); /* for new connections */
+/* For new connections; c must be of the same identity, else the old ones stay and the log says so. */
+/* For new connections; c must be of the same identity, else the old ones stay and the log says so. */
+void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c);
 
 /* Programs are served to whoever the table allows; context is what rtls_context gives the handlers.
  * A program without a dispatch is only named to the trace, for calls out. */

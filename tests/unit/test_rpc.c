@@ -157,6 +157,41 @@ static void many_calls_wait_for_each_other_in_no_order(void **state)
 	both_stop(&b);
 }
 
+static void ipv6_and_names_lead_there_too(void **state)
+{
+	static const char *const hosts[][2] = { { "::1", NULL }, { "localhost", "127.0.0.1" }, { "localhost", "bob.example" } };
+	struct rtls_peer_options o = { .role = "km", .name = "bob", .program = ECHO, .version = ECHO_V1 };
+	struct rtls_credentials *c;
+	char address[32];
+	struct both b;
+	struct err e;
+
+	(void)state;
+	test_pki_issue(echo_pki, "bob-dns",
+	               &(struct test_certificate){ .uri = "spiffe://test/km/bob", .dns = "bob.example" });
+	c = test_pki_load(echo_pki, "bob-dns", echo_pki);
+	both_start(&b, NULL);
+	rtls_set_credentials(b.bob.ep, c);
+	rtls_set_credentials(b.alice.ep, c); /* refused: she is not bob */
+	rtls_credentials_free(c);
+	snprintf(address, sizeof address, "[::1]:%u", rtls_port(b.bob.ep));
+	if (rtls_listen(b.bob.ep, address, &e) != ST_OK)
+		skip(); /* a machine without IPv6 */
+	o.port = rtls_port(b.bob.ep);
+	for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
+		rtls_peer_free(b.peer);
+		o.host = hosts[i][0];
+		o.dns_name = hosts[i][1];
+		b.peer = rtls_peer_new(b.alice.ep, &o);
+		b.waiting = 2;
+		run(&b);
+		ask(&b, ECHO_NOW, "there");
+		assert_int_equal(b.status, ST_OK);
+		assert_string_equal(b.bob.last_caller, "alice");
+	}
+	both_stop(&b);
+}
+
 static char *read_trace(const char *path)
 {
 	static char text[4096];
@@ -285,6 +320,7 @@ int main(void)
 		cmocka_unit_test(a_call_times_out_and_a_late_reply_is_dropped),
 		cmocka_unit_test(a_lost_connection_fails_its_calls_and_comes_back),
 		cmocka_unit_test(many_calls_wait_for_each_other_in_no_order),
+		cmocka_unit_test(ipv6_and_names_lead_there_too),
 		cmocka_unit_test(every_message_leaves_a_line),
 		cmocka_unit_test(many_threads_share_a_channel),
 		cmocka_unit_test(a_channel_tells_why_a_call_failed),
