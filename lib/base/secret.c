@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -12,6 +14,18 @@
 #include "log.h"
 
 enum { STACK_TO_BURN = 16 * 1024, SMALLEST_SECRET = 32, LARGEST_IN_HEAP = 16 * 1024 };
+enum { KEPT_MOST = 64, KEPT_BYTES = 4 * 1024 * 1024, PAGE = 4096 };
+
+/* Mappings that were freed and wiped, to be used again: mapping, locking and unmapping 64 KiB costs more
+ * than sealing them. */
+static struct {
+	pthread_mutex_t lock;
+	size_t count, bytes;
+	struct {
+		uint8_t *p;
+		size_t len;
+	} slots[KEPT_MOST];
+} kept = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 enum status secret_init(size_t heap_bytes, struct err *e)
 {
@@ -32,21 +46,81 @@ enum status secret_init(size_t heap_bytes, struct err *e)
 	return ST_OK;
 }
 
-/* Zeroed, locked and left out of dumps; NULL when memory is out. Where the limit on locked memory is
- * reached the bytes are still wiped and undumpable, but could be swapped: said once. */
-static uint8_t *map_secret(size_t len)
+static size_t whole_pages(size_t len)
 {
-	static bool told;
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return (len + PAGE - 1) / PAGE * PAGE;
+}
 
-	if (p == MAP_FAILED)
-		return NULL;
-	madvise(p, len, MADV_DONTDUMP);
-	if (mlock(p, len) != 0 && !told) {
-		told = true;
+/* A kept mapping of that length; NULL: none. */
+static uint8_t *take_kept(size_t len)
+{
+	uint8_t *p = NULL;
+
+	pthread_mutex_lock(&kept.lock);
+	for (size_t i = kept.count; i-- > 0 && p == NULL;) {
+		if (kept.slots[i].len != len)
+			continue;
+		p = kept.slots[i].p;
+		kept.slots[i] = kept.slots[--kept.count];
+		kept.bytes -= len;
+	}
+	pthread_mutex_unlock(&kept.lock);
+	return p;
+}
+
+/* Keeps a wiped mapping; false: there are enough. */
+static bool keep(uint8_t *p, size_t len)
+{
+	bool room;
+
+	pthread_mutex_lock(&kept.lock);
+	room = kept.count < KEPT_MOST && kept.bytes + len <= KEPT_BYTES;
+	if (room) {
+		kept.slots[kept.count].p = p;
+		kept.slots[kept.count++].len = len;
+		kept.bytes += len;
+	}
+	pthread_mutex_unlock(&kept.lock);
+	return room;
+}
+
+static void drop_kept(void)
+{
+	pthread_mutex_lock(&kept.lock);
+	while (kept.count > 0) {
+		kept.count--;
+		munmap(kept.slots[kept.count].p, kept.slots[kept.count].len);
+	}
+	kept.bytes = 0;
+	pthread_mutex_unlock(&kept.lock);
+}
+
+/* Where the limit on locked memory is reached the bytes are still wiped and undumpable, but could be
+ * swapped: said once. */
+static void lock_pages(void *p, size_t len)
+{
+	static atomic_bool told;
+
+	if (mlock(p, len) == 0)
+		return;
+	drop_kept();
+	if (mlock(p, len) != 0 && !atomic_exchange(&told, true))
 		log_warning("key memory could not be locked (%s): raise the limit on locked memory",
 		            strerror(errno));
-	}
+}
+
+/* Zeroed, locked and left out of dumps; NULL when memory is out. */
+static uint8_t *map_secret(size_t len)
+{
+	void *p = take_kept(whole_pages(len));
+
+	if (p != NULL)
+		return p;
+	p = mmap(NULL, whole_pages(len), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, whole_pages(len), MADV_DONTDUMP);
+	lock_pages(p, whole_pages(len));
 	return p;
 }
 
@@ -72,7 +146,8 @@ void secret_free(struct secret *s)
 		OPENSSL_secure_clear_free(s->bytes, s->len);
 	} else if (s->bytes != NULL) {
 		OPENSSL_cleanse(s->bytes, s->len);
-		munmap(s->bytes, s->len);
+		if (!keep(s->bytes, whole_pages(s->len)))
+			munmap(s->bytes, whole_pages(s->len));
 	}
 	s->bytes = NULL;
 	s->len = 0;

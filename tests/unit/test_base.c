@@ -146,11 +146,30 @@ static void virtual_clock_jumps(void **state)
 	world_free(w);
 }
 
+static void freed_secrets_come_back_zeroed(void **state)
+{
+	enum { LARGE = 100 * 1000, MANY = 100 };
+	static const uint8_t zeros[LARGE];
+	struct secret s[MANY];
+
+	(void)state;
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < MANY; i++) {
+			secret_alloc(&s[i], (size_t)LARGE - (size_t)(i % 3) * 5000);
+			assert_memory_equal(s[i].bytes, zeros, s[i].len);
+			memset(s[i].bytes, 0xa5, s[i].len);
+		}
+		for (int i = 0; i < MANY; i++)
+			secret_free(&s[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(id_text_round_trip),        cmocka_unit_test(names_fit_a_uri_and_a_file),
 		cmocka_unit_test(errors_carry_context),      cmocka_unit_test(log_lines_are_bounded),
+		cmocka_unit_test(freed_secrets_come_back_zeroed),
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
 	};
