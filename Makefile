@@ -219,6 +219,9 @@ fuzz:
 		build/fuzz/found/$$f tests/fuzz/corpus/$$f || exit 1; done
 
 # ---- benchmarks -------------------------------------------------------------------------------
+$(BUILD)/bench/bench_keystore: $(BUILD)/tests/bench/bench_keystore.o $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
 $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/test_pki.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
