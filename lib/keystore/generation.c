@@ -77,7 +77,7 @@ static enum status compare(struct ks *ks, const char *path, const char *text, bo
 	if (sscanf(text, "qkdn key store %36s generation %llu", theirs, &generation) != 2)
 		return err_set(e, ST_STORAGE, "%s: not what was written there: if %s is surely the newest state of "
 		               "the store, write the one word \"accept\" into it", path, ks->directory);
-	if (strcmp(id, theirs) != 0)
+	if (strcmp(id, theirs) != 0 || fresh)
 		return err_set(e, ST_STORAGE, "%s: %s: put the right store back, or, to go on with this one and retire "
 		               "the other's pools at the peers, remove %s",
 		               ks->directory, fresh ? "the store that was here is gone" : "another store than was here", path);

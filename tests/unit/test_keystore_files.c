@@ -1,0 +1,544 @@
+/*
+ * test_keystore_files.c - the key store's files in hostile hands: loose modes, wrong keys, flipped bits, older
+ * copies, a full disk; and what can be found in them of keys that are spent.
+ */
+#include "keystore_fixture.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "chunk.h"
+#include "keyring.h"
+
+static int set_up(void **state)
+{
+	struct store *x = xcalloc(1, sizeof *x);
+
+	store_make(x, KS_LMDB);
+	*state = x;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	store_unmake(*state);
+	free(*state);
+	return 0;
+}
+
+static void fill(struct store *x, int pool, size_t len)
+{
+	assert_int_equal(create(x, pool), ST_OK);
+	assert_int_equal(append(x, pool, 0, len), ST_OK);
+	assert_int_equal(settle(x, pool, len), ST_OK);
+}
+
+static enum status take(struct store *x, int pool, size_t len)
+{
+	struct op o = { .kind = OP_TAKE, .pool = pool_id(pool), .min = len, .max = len, .granule = 1 };
+	enum status s = op_run(x, &o);
+
+	if (s == ST_OK)
+		assert_true(is_pattern(&o.out, o.number));
+	secret_free(&o.out);
+	return s;
+}
+
+static char *joined(const struct store *x, const char *name)
+{
+	return xasprintf("%s/%s", x->store, name);
+}
+
+static void refused(struct store *x, const char *because)
+{
+	struct err e = { ST_OK, "" };
+
+	assert_int_not_equal(store_try_open(x, &e), ST_OK);
+	if (strstr(e.text, because) == NULL)
+		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
+	assert_non_null(strstr(e.text, because));
+	x->ks = NULL;
+}
+
+static void copy_file(const char *from, const char *to)
+{
+	char *bytes;
+	size_t len;
+	struct err e;
+	int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	assert_int_equal(file_read(from, 64 << 20, &bytes, &len, &e), ST_OK);
+	assert_int_equal(write(fd, bytes, len), len);
+	close(fd);
+	free(bytes);
+}
+
+static void copy_store(struct store *x, const char *to)
+{
+	static const char *const names[] = { "data.mdb", "keys" };
+
+	mkdir(to, 0700);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		char *from = joined(x, names[i]), *target = xasprintf("%s/%s", to, names[i]);
+
+		copy_file(from, target);
+		free(from);
+		free(target);
+	}
+}
+
+/* ---- who may open it -------------------------------------------------------------------------------- */
+
+static void loose_modes_are_refused(void **state)
+{
+	struct store *x = *state;
+	char *data = joined(x, "data.mdb"), *keys = joined(x, "keys");
+
+	store_close(x);
+	assert_int_equal(chmod(x->store, 0750), 0);
+	refused(x, "chmod");
+	assert_int_equal(chmod(x->store, 0700), 0);
+	assert_int_equal(chmod(data, 0640), 0);
+	refused(x, "chmod");
+	assert_int_equal(chmod(data, 0600), 0);
+	assert_int_equal(chmod(keys, 0604), 0);
+	refused(x, "chmod");
+	assert_int_equal(chmod(keys, 0600), 0);
+	assert_int_equal(chmod(x->master, 0440), 0);
+	refused(x, "chmod");
+	assert_int_equal(chmod(x->master, 0600), 0);
+	store_open(x);
+	free(data);
+	free(keys);
+}
+
+static void a_store_has_one_owner(void **state)
+{
+	struct store *x = *state;
+	struct ks *first = x->ks;
+
+	refused(x, "another process");
+	x->ks = first;
+}
+
+static void master_keys_are_not_overwritten(void **state)
+{
+	struct store *x = *state;
+	struct err e;
+
+	assert_int_equal(ks_master_key_make(x->master, &e), ST_CONFLICT);
+}
+
+static void a_wrong_master_key_is_refused(void **state)
+{
+	struct store *x = *state;
+	char *kept = xasprintf("%s.kept", x->master);
+	struct err e;
+
+	fill(x, 1, 1000);
+	store_close(x);
+	assert_int_equal(rename(x->master, kept), 0);
+	assert_int_equal(ks_master_key_make(x->master, &e), ST_OK);
+	refused(x, "another master key");
+	assert_int_equal(file_write(x->master, "short", 5, 0600, &e), ST_OK);
+	refused(x, "32 bytes");
+	assert_int_equal(rename(kept, x->master), 0);
+	store_open(x);
+	assert_int_equal(take(x, 1, 1000), ST_OK);
+	free(kept);
+}
+
+static void missing_files_are_told(void **state)
+{
+	struct store *x = *state;
+	char *keys = joined(x, "keys"), *data = joined(x, "data.mdb"), *kept = xasprintf("%s/kept", x->dir);
+	struct err e;
+
+	store_close(x);
+	assert_int_equal(rename(keys, kept), 0);
+	refused(x, "missing");
+	assert_int_equal(rename(kept, keys), 0);
+	assert_int_equal(rename(data, kept), 0);
+	refused(x, "gone");
+	unlink(data);
+	assert_int_equal(rename(kept, data), 0);
+	unlink(x->generation);
+	refused(x, "accept");
+	assert_int_equal(file_write(x->generation, "accept\n", 7, 0600, &e), ST_OK);
+	store_open(x);
+	free(keys);
+	free(data);
+	free(kept);
+}
+
+static void an_older_copy_is_refused(void **state)
+{
+	struct store *x = *state;
+	char *older = xasprintf("%s/older", x->dir), *newer = xasprintf("%s/newer", x->dir);
+
+	fill(x, 1, 1000);
+	copy_store(x, older);
+	assert_int_equal(take(x, 1, 100), ST_OK);
+	store_close(x);
+	assert_int_equal(rename(x->store, newer), 0);
+	assert_int_equal(rename(older, x->store), 0);
+	refused(x, "older copy");
+	remove_folder(x->store);
+	assert_int_equal(rename(newer, x->store), 0);
+	store_open(x);
+	assert_int_equal(take(x, 1, 901), ST_TOO_FEW_KEYS);
+	assert_int_equal(take(x, 1, 900), ST_OK);
+	free(older);
+	free(newer);
+}
+
+/* A kill between making the generation durable in the store and in the file. */
+static void a_store_ahead_of_its_generation_file_opens(void **state)
+{
+	struct store *x = *state;
+	char *kept = xasprintf("%s/kept", x->dir);
+
+	store_close(x);
+	copy_file(x->generation, kept);
+	store_open(x);
+	store_close(x);
+	assert_int_equal(rename(kept, x->generation), 0);
+	store_open(x);
+	free(kept);
+}
+
+/* ---- flipped bits -------------------------------------------------------------------------------------- */
+
+enum { FLIP_REFUSED = 10, FLIP_RIGHT = 11, FLIP_WRONG = 12 };
+
+/* Opens and takes all there is: only right bytes may come. */
+static void try_flipped(struct store *x)
+{
+	struct err e;
+
+	close(STDERR_FILENO);
+	if (store_try_open(x, &e) != ST_OK)
+		_exit(strlen(e.text) > 20 ? FLIP_REFUSED : FLIP_WRONG);
+	for (int i = 0; i < 200; i++) {
+		struct op o = { .kind = OP_TAKE_AT, .pool = pool_id(1), .offset = (uint64_t)i * 500, .len = 500 };
+		struct op d = { .kind = OP_DELIVER, .pool = pool_id(2), .offset = (uint64_t)i * 32, .source = "app1",
+			        .destination = "app2" };
+
+		if (op_run(x, &o) == ST_OK && !is_pattern(&o.out, o.offset))
+			_exit(FLIP_WRONG);
+		if (op_run(x, &d) == ST_OK && !is_pattern(&d.out, d.offset))
+			_exit(FLIP_WRONG);
+	}
+	ks_close(x->ks);
+	_exit(FLIP_RIGHT);
+}
+
+static void flip(const char *path, uint64_t bit)
+{
+	int fd = open(path, O_RDWR);
+	uint8_t b;
+
+	assert_int_equal(pread(fd, &b, 1, (off_t)(bit / 8)), 1);
+	b ^= (uint8_t)(1 << bit % 8);
+	assert_int_equal(pwrite(fd, &b, 1, (off_t)(bit / 8)), 1);
+	close(fd);
+}
+
+static void flipped_bits_never_give_wrong_keys(void **state)
+{
+	struct store *x = *state;
+	char *kept = xasprintf("%s/kept", x->dir), *data = joined(x, "data.mdb"), *keys = joined(x, "keys");
+	char *generation = xasprintf("%s/kept.generation", x->dir);
+	unsigned outcomes[256] = { 0 }, crashes = 0, rounds = getenv("QKDN_ROUNDS") ? (unsigned)atoi(getenv("QKDN_ROUNDS")) : 150;
+	struct stat st;
+
+	fill(x, 1, 100000);
+	fill(x, 2, 6400);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(2), .key_len = 32, .count = 200,
+	                                           .source = "app1", .destination = "app2" }), ST_OK);
+	store_close(x);
+	copy_store(x, kept);
+	copy_file(x->generation, generation);
+	assert_int_equal(stat(data, &st), 0);
+	for (unsigned i = 0; i < rounds; i++) {
+		const char *path = i % 10 == 0 ? keys : data;
+		uint64_t bits = 8 * (uint64_t)(i % 10 == 0 ? 90 : st.st_size);
+		/* every other one where the tree and the roots are: they are few pages of many */
+		uint64_t bit = world_random(x->world) % bits;
+		int status;
+		pid_t child;
+
+		remove_folder(x->store);
+		assert_int_equal(rename(kept, x->store), 0);
+		copy_store(x, kept);
+		copy_file(generation, x->generation);
+		if (i % 10 == 1)
+			bit %= 8 * 4096 * 2;
+		flip(path, bit);
+		fflush(NULL);
+		child = fork();
+		if (child == 0)
+			try_flipped(x);
+		assert_int_equal(waitpid(child, &status, 0), child);
+		if (!WIFEXITED(status))
+			crashes++;
+		else
+			outcomes[WEXITSTATUS(status)]++;
+	}
+	print_message("%u flips: %u refused at opening, %u later or without effect, %u ended the process\n", rounds,
+	              outcomes[FLIP_REFUSED], outcomes[FLIP_RIGHT], crashes);
+	assert_int_equal(outcomes[FLIP_WRONG], 0);
+	assert_true(outcomes[FLIP_REFUSED] > 0 && outcomes[FLIP_RIGHT] > 0);
+	assert_int_equal(crashes, 0);
+	store_open(x);
+	free(kept);
+	free(data);
+	free(keys);
+	free(generation);
+}
+
+/* ---- a full disk --------------------------------------------------------------------------------------- */
+
+static void allow_growth(rlim_t bytes)
+{
+	struct rlimit l;
+
+	getrlimit(RLIMIT_FSIZE, &l);
+	l.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static void a_full_disk_loses_nothing(void **state)
+{
+	struct store *x = *state;
+	char *data = joined(x, "data.mdb");
+	struct ks_pool before, after;
+	unsigned refusals = 0;
+	uint64_t at = 100000;
+	struct stat st;
+
+	fill(x, 1, at);
+	assert_int_equal(stat(data, &st), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	allow_growth((rlim_t)st.st_size + 40000);
+	for (int i = 0; i < 50; i++) {
+		before = get(x, 1);
+		if (append(x, 1, at, 10000) == ST_OK) {
+			at += 10000;
+			continue;
+		}
+		refusals++;
+		after = get(x, 1);
+		assert_memory_equal(&before, &after, sizeof before);
+	}
+	assert_true(refusals > 10);
+	allow_growth(RLIM_INFINITY);
+	assert_int_equal(append(x, 1, at, 10000), ST_OK);
+	assert_int_equal(settle(x, 1, at + 10000), ST_OK);
+	assert_int_equal(take(x, 1, at + 10000), ST_OK);
+	store_close(x);
+	store_open(x);
+	assert_int_equal(get(x, 1).head, at + 10000);
+	free(data);
+}
+
+static void the_bound_on_the_file_is_kept(void **state)
+{
+	struct store *x = *state;
+	struct ks_options o = { .backend = KS_LMDB, .env = x->env, .directory = x->store, .master_key_file = x->master,
+		                .max_bytes = 1 << 20, .inline_writer = true };
+	struct err e;
+	uint64_t at = 0;
+
+	store_close(x);
+	assert_int_equal(ks_open(&x->ks, &o, &e), ST_OK);
+	assert_int_equal(create(x, 1), ST_OK);
+	while (append(x, 1, at, 8192) == ST_OK)
+		at += 8192;
+	assert_true(at > 700000 && at < 1 << 20);
+	assert_int_equal(settle(x, 1, at), ST_OK);
+	for (uint64_t i = 0; i < 20; i++)
+		assert_int_equal(take(x, 1, 8192), ST_OK);
+	assert_int_equal(append(x, 1, at, 8192), ST_OK);
+}
+
+/* ---- what the files give away ---------------------------------------------------------------------------- */
+
+static bool contains(const char *bytes, size_t len, const uint8_t *wanted, size_t wanted_len)
+{
+	return memmem(bytes, len, wanted, wanted_len) != NULL;
+}
+
+/* Whether chunk index of pool number 1, as it was when whole, can be opened anywhere in the file
+ * with what the files and the master key give today. */
+static bool recoverable(struct store *x, uint64_t index)
+{
+	enum { SEALED = CHUNK_BYTES + 6 + SEAL_OVERHEAD, PAGE = 4096, PAGE_HEAD = 16 };
+	char *path = joined(x, "data.mdb"), *keys = joined(x, "keys"), *bytes;
+	struct secret master = { NULL, 0 };
+	struct keyring ring;
+	struct seal *seal = seal_new();
+	uint8_t place[12] = { 0, 0, 0, 1 }, plain[SEALED];
+	bool found = false;
+	size_t len;
+	struct err e;
+
+	place[11] = (uint8_t)index;
+	assert_int_equal(file_read(path, 64 << 20, &bytes, &len, &e), ST_OK);
+	assert_int_equal(file_read_secret(x->master, 32, &master, &e), ST_OK);
+	assert_int_equal(keyring_read(&ring, keys, &master, &e), ST_OK);
+	for (unsigned i = 0; i < ring.count; i++)
+		seal_add_key(seal, ring.numbers[i], ring.keys[i].bytes);
+	for (size_t at = 0; at + PAGE <= len && !found; at += PAGE)
+		found = seal_open(seal, KV_CHUNK, (struct kv_slice){ place, sizeof place },
+		                  (struct kv_slice){ (uint8_t *)bytes + at + PAGE_HEAD, SEALED }, plain);
+	seal_free(seal);
+	keyring_free(&ring);
+	secret_free(&master);
+	free(bytes);
+	free(keys);
+	free(path);
+	return found;
+}
+
+static void no_plaintext(struct store *x)
+{
+	char *path = joined(x, "data.mdb"), *bytes;
+	uint8_t piece[16];
+	size_t len;
+	struct err e;
+
+	assert_int_equal(file_read(path, 64 << 20, &bytes, &len, &e), ST_OK);
+	for (uint64_t at = 0; at < 40000; at += 1000) {
+		pattern(piece, at, sizeof piece);
+		assert_false(contains(bytes, len, piece, sizeof piece));
+	}
+	free(bytes);
+	free(path);
+}
+
+static enum status rotated;
+
+static void rotation_done(enum status s, void *arg)
+{
+	(void)arg;
+	rotated = s;
+}
+
+static void rotate(struct store *x)
+{
+	rotated = ST_INTERNAL;
+	ks_rotate_data_key(x->ks, rotation_done, NULL);
+	while (world_step(x->world))
+		;
+	assert_int_equal(rotated, ST_OK);
+}
+
+static enum status deliver(struct store *x, int pool, uint64_t offset)
+{
+	struct op o = { .kind = OP_DELIVER, .pool = pool_id(pool), .offset = offset, .source = "app1",
+		        .destination = "app2" };
+	enum status s = op_run(x, &o);
+
+	if (s == ST_OK)
+		assert_true(is_pattern(&o.out, offset));
+	secret_free(&o.out);
+	return s;
+}
+
+static void spent_keys_cannot_be_recovered(void **state)
+{
+	struct store *x = *state;
+
+	fill(x, 1, 40000);
+	no_plaintext(x);
+	assert_true(recoverable(x, 0));
+	assert_int_equal(take(x, 1, 4032), ST_OK);
+	assert_true(recoverable(x, 0)); /* before the horizon: a free page has it, and the data key is there */
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(1), .offset = 4032, .key_len = 32,
+	                                           .count = 126, .source = "app1", .destination = "app2" }), ST_OK);
+	assert_int_equal(deliver(x, 1, 4064), ST_OK);
+	no_plaintext(x);
+	assert_true(recoverable(x, 1)); /* delivered, not cut out yet */
+	rotate(x);
+	assert_false(recoverable(x, 0));
+	assert_false(recoverable(x, 1)); /* its first key was delivered and is cut out */
+	assert_true(recoverable(x, 2));  /* nothing of it is spent */
+	no_plaintext(x);
+	assert_int_equal(deliver(x, 1, 4064), ST_KEY_GONE);
+	assert_int_equal(deliver(x, 1, 4096), ST_OK);
+	store_close(x);
+	store_open(x);
+	assert_int_equal(take(x, 1, 40000 - 8064), ST_OK);
+	rotate(x);
+	for (uint64_t i = 0; i < 9; i++)
+		assert_false(recoverable(x, i));
+	assert_int_equal(deliver(x, 1, 4128), ST_OK);
+}
+
+static void what_void_below_gave_up_is_erased_too(void **state)
+{
+	struct store *x = *state;
+
+	fill(x, 1, 40000);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 30000 }), ST_OK);
+	rotate(x);
+	for (uint64_t i = 0; i < 7; i++)
+		assert_false(recoverable(x, i));
+	assert_true(recoverable(x, 8));
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_RETIRE, .pool = pool_id(1) }), ST_OK);
+	rotate(x);
+	assert_false(recoverable(x, 8));
+}
+
+static void the_master_key_can_be_changed(void **state)
+{
+	struct store *x = *state;
+	char *fresh = xasprintf("%s/fresh.key", x->dir), *old = xasprintf("%s", x->master);
+	struct err e;
+
+	fill(x, 1, 1000);
+	assert_int_equal(ks_master_key_make(fresh, &e), ST_OK);
+	rotated = ST_INTERNAL;
+	ks_rotate_master_key(x->ks, fresh, rotation_done, NULL);
+	while (world_step(x->world))
+		;
+	assert_int_equal(rotated, ST_OK);
+	assert_int_equal(take(x, 1, 100), ST_OK);
+	store_close(x);
+	refused(x, "another master key");
+	assert_int_equal(rename(fresh, x->master), 0); /* as an operator would: the new one in the old one's place */
+	store_open(x);
+	assert_int_equal(take(x, 1, 900), ST_OK);
+	rotated = ST_OK;
+	ks_rotate_master_key(x->ks, "/nonexistent", rotation_done, NULL);
+	while (world_step(x->world))
+		;
+	assert_int_equal(rotated, ST_CONFIGURATION);
+	free(fresh);
+	free(old);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		TEST(loose_modes_are_refused),
+		TEST(a_store_has_one_owner),
+		TEST(master_keys_are_not_overwritten),
+		TEST(a_wrong_master_key_is_refused),
+		TEST(missing_files_are_told),
+		TEST(an_older_copy_is_refused),
+		TEST(a_store_ahead_of_its_generation_file_opens),
+		TEST(a_full_disk_loses_nothing),
+		TEST(the_bound_on_the_file_is_kept),
+		TEST(spent_keys_cannot_be_recovered),
+		TEST(what_void_below_gave_up_is_erased_too),
+		TEST(the_master_key_can_be_changed),
+		TEST(flipped_bits_never_give_wrong_keys),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
