@@ -151,6 +151,7 @@ struct fill {
 	struct fill *prev, *next;
 	struct fill_note note;
 	enum fill_stage stage;
+	bool in_use; /* its range of the link pool is on its way: link_use_begin */
 	struct id trace;
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */

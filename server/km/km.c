@@ -128,6 +128,14 @@ void km_receive(struct km *km, enum km_message m, const char *from, const void *
 		handlers[m](km, from, message, reply, arg);
 }
 
+static bool serves_applications(struct km *km, const char *name)
+{
+	for (struct application *a = km->applications; a != NULL; a = a->hh.next)
+		if (strcmp(a->km, name) == 0)
+			return true;
+	return false;
+}
+
 void km_peer_up(struct km *km, const char *peer, bool up)
 {
 	struct link *l = link_to_peer(km, peer);
@@ -138,6 +146,8 @@ void km_peer_up(struct km *km, const char *peer, bool up)
 	if (l != NULL)
 		link_peer_up(l, up);
 	HASH_FIND_STR(km->pools, peer, p);
+	if (p == NULL && up && serves_applications(km, km->name) && serves_applications(km, peer))
+		p = ksa_pool_to(km, peer); /* a pair that serves applications has a pool from the start */
 	if (p != NULL)
 		ksa_pool_peer_up(p, up);
 }

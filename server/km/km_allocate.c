@@ -14,9 +14,7 @@ static void allocate_answered(enum status s, const void *answer, void *arg)
 {
 	const struct km_answer *a = answer;
 	struct fill *f = arg;
-	struct link *l = link_by_name(f->pool->km, f->note.link);
 
-	link_use_end(l);
 	if (s == ST_OK && a->err.status == ST_OK)
 		fill_arrived(f);
 	else if (s == ST_OK && a->err.status != ST_TOO_FEW_KEYS && a->err.status != ST_STORAGE &&
@@ -42,7 +40,6 @@ void allocation_send(struct fill *f)
 		fill_later(f, RETRY_NS, allocation_send);
 		return;
 	}
-	link_use_begin(l, f->note.link_offset + f->note.len);
 	km_send(km, KM_ALLOCATE, f->pool->destination, &m, allocate_answered, f);
 }
 

@@ -170,6 +170,24 @@ void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f))
 	env_timer_set(env, f->timer, after);
 }
 
+/* Until the destination has the range of the link pool, or never will, it must not be cleared there. */
+static void use_begin(struct fill *f)
+{
+	struct link *l = link_by_name(f->pool->km, f->note.link);
+
+	if (l == NULL)
+		return;
+	link_use_begin(l, f->note.link_offset + f->note.len);
+	f->in_use = true;
+}
+
+static void use_end(struct fill *f)
+{
+	if (f->in_use)
+		link_use_end(link_by_name(f->pool->km, f->note.link));
+	f->in_use = false;
+}
+
 static void fill_over(struct fill *f, const struct ks_pool *state)
 {
 	struct ksa_pool *p = f->pool;
@@ -298,6 +316,7 @@ void fill_arrived(struct fill *f)
 	if (f->stage != FILL_SENDING)
 		return;
 	f->stage = FILL_ARRIVED;
+	use_end(f);
 	advance(f->pool);
 }
 
@@ -329,6 +348,7 @@ static void note_failure(struct fill *f, enum status s, const char *text)
 {
 	struct ksa_pool *p = f->pool;
 
+	use_end(f);
 	err_set(&p->failure, s, "%s", text);
 	log_warning("KSA pool to %s: %u bytes did not arrive (%s): %s", p->destination, f->note.len, status_name(s),
 	            text);
@@ -366,6 +386,7 @@ static void taken(enum status s, void *arg)
 		f->pool->in_flight += f->note.len;
 		if (!id_is_zero(&w->link_pool))
 			link_set_stock_out(link_by_name(f->pool->km, f->note.link), w->link_left);
+		use_begin(f);
 	} else if (s != ST_TOO_FEW_KEYS) {
 		log_error("KSA pool to %s: taking key bits for it: %s", f->pool->destination, status_name(s));
 	}
@@ -515,6 +536,7 @@ void fill_resume(struct ksa_pool *p, const struct fill_note *note)
 	f->note = *note;
 	f->stage = FILL_SENDING;
 	p->in_flight += note->len;
+	use_begin(f);
 	if (note->method == FILL_ALLOCATION)
 		fill_later(f, 0, allocation_send);
 	else if (note->method == FILL_RELAY)
