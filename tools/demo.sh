@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# demo.sh BIN - two QKD nodes on this machine, and a key that both have: key supply upon request
-# (Appendix I.1 of ITU-T Q.4160). Needs no privilege, leaves nothing running. `make demo` runs it.
+# demo.sh BIN - three QKD nodes in a line on this machine, and a key that the two ends have: key request,
+# key relay and key supply (Appendix I.5a of ITU-T Q.4160). Needs no privilege, leaves nothing running. `make demo` runs it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(realpath "${1:-build/bin}")
@@ -14,7 +14,7 @@ finish() {
 	[ -z "$up" ] || "$bin/qkdn-lab" down "$lab" || status=1
 	if [ $status -eq 0 ]; then
 		rm -rf "$work"
-		echo "demo: ok - $number keys of $size bits requested at alice, fetched by ID at bob, and equal"
+		echo "demo: ok - $number keys of $size bits requested at alice, relayed over bob, fetched by ID at carol, and equal"
 	else
 		echo "demo: FAILED (status $status); logs and traces are below $work"
 	fi
@@ -32,16 +32,16 @@ as() { # as APP COMMAND...: with the application's certificate and key manager
 
 number=3 size=256
 
-say "Two nodes, alice and bob, a QKD link of 20 km between them (examples/two-nodes.conf)"
-"$bin/qkdn-lab" up examples/two-nodes.conf "$lab" # cleans up after itself where it fails
+say "Three nodes in a line, alice - bob - carol, over QKD links of 20 and 30 km (examples/line-of-3.conf)"
+"$bin/qkdn-lab" up examples/line-of-3.conf "$lab" # cleans up after itself where it fails
 up=yes
 "$bin/qkdn-lab" status "$lab"
 
-say "app1 at alice requests $number keys of $size bits to share with app2 (Ak)"
-echo "\$ qkdn-keyreq get --to app2 -n $number -s $size --out keys-of-app1"
-as app1 "$bin/qkdn-keyreq" get --to app2 -n "$number" -s "$size" --out keys-of-app1 | tee "$work/ids"
+say "app1 at alice requests $number keys of $size bits to share with app2 at carol (Ak)"
+echo "\$ qkdn-keyreq get --to app2 -n $number -s $size --timeout 20 --out keys-of-app1"
+as app1 "$bin/qkdn-keyreq" get --to app2 -n "$number" -s "$size" --timeout 20 --out keys-of-app1 | tee "$work/ids"
 
-say "app2 at bob fetches the same keys by their IDs"
+say "app2 at carol fetches the same keys by their IDs"
 echo "\$ qkdn-keyreq get-by-id --from app1 --out keys-of-app2 ID…"
 as app2 "$bin/qkdn-keyreq" get-by-id --from app1 --out keys-of-app2 - <"$work/ids"
 

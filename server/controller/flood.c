@@ -212,13 +212,21 @@ static void record_due(void *arg)
 
 enum news { NEWS_NONE, NEWS_OF_WEIGHT, NEWS_OF_LINKS };
 
+enum { DRY = 4096 }; /* bytes: a relay of any use takes more */
+
+/* Whether a link has come to carry relays, or has ceased to, since the others were told. */
+static bool has_turned(const struct route_link *now, const struct route_link *told)
+{
+	return (now->state.stock < DRY) != (told->state.stock < DRY);
+}
+
 /* A weight that is more than a quarter away from what the others believe is worth telling them. */
 static enum news compare(const struct route_link *now, const struct route_link *told)
 {
 	uint64_t x = route_weight(&now->state), y = route_weight(&told->state);
 
 	if (strcmp(now->name, told->name) != 0 || strcmp(now->peer, told->peer) != 0 ||
-	    (x == ROUTE_UNUSABLE) != (y == ROUTE_UNUSABLE))
+	    (x == ROUTE_UNUSABLE) != (y == ROUTE_UNUSABLE) || has_turned(now, told))
 		return NEWS_OF_LINKS;
 	return 4 * (x > y ? x - y : y - x) > y ? NEWS_OF_WEIGHT : NEWS_NONE;
 }

@@ -89,6 +89,7 @@ static enum status read_stock(struct ks_txn *t, const struct link_view *v, uint6
 static void apply(struct link *l, const struct km_link_sync_answer *a, const uint64_t stock[2])
 {
 	struct km_counters *c = &l->km->counters;
+	uint64_t before = link_stock_out(l);
 
 	for (uint32_t i = 0; i < a->count; i++) {
 		if (a->settled[i])
@@ -98,6 +99,8 @@ static void apply(struct link *l, const struct km_link_sync_answer *a, const uin
 	}
 	link_settled(l, a->first + a->count);
 	memcpy(l->stock, stock, sizeof l->stock);
+	if (before < l->km->limits.link_reserve && link_stock_out(l) >= l->km->limits.link_reserve)
+		control_report_links(l->km); /* it carries relays from now on */
 	link_changed(l);
 }
 

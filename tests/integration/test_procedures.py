@@ -1,0 +1,85 @@
+"""The procedures of Appendix I with relay, from real daemons, each in the Recommendation's order of messages."""
+import json
+import unittest
+
+from qkdn_test import Case, Lab, eventually, golden, run, write
+
+LINE = """
+control = "%s"; relay_ahead = %s; %s
+nodes = ( { name = "KM1"; applications = [ "source" ]; }, { name = "KM2"; },
+          { name = "KM3"; applications = [ "destination" ]; } );
+links = ( { name = "link-1"; between = [ "KM1", "KM2" ]; rate = "fixed"; fixed_rate = 2000000.0; },
+          { name = "link-2"; between = [ "KM2", "KM3" ]; rate = "fixed"; fixed_rate = 2000000.0; } );
+"""
+
+# What the figures show. Answers of RPC that have no arrow there, and Kx-2's messages, are left out.
+SHOWN = {
+    "Key request", "Response to key request", "Key request with ID",
+    "Key relay next hop request", "Response to key relay next hop request",
+    "Key relay request notification", "Key relay request", "Response to key relay request",
+    "Key relay", "Key relay completion notification",
+    "Key reservation request", "Response to key reservation request",
+    "Key allocation request", "Response to key allocation request",
+}
+
+
+class Procedures(Case):
+    def up(self, control, ahead=False, more=""):
+        self.lab = Lab(write(self.path("topology.conf"), LINE % (control, str(ahead).lower(), more)), self.path("lab"))
+        self.addCleanup(self.lab.down)
+
+    def request(self):
+        """One key end to end, as soon as the controllers know the way."""
+        self.assertTrue(eventually(lambda: self.lab.keyreq(
+            "source", "get", "--to", "destination", "--timeout", "5", check=False).returncode == 0))
+        keys = self.lab.get("source", "destination", 64)  # more than the first relay can have left over
+        self.assertEqual(self.lab.get_by_id("destination", "source", keys), keys)
+
+    def figure(self, *words):
+        """The messages of a ladder that the figures show, one a line."""
+        ladder = json.loads(run("qkdnctl", "trace", *words, "--json", self.lab.folder).stdout)
+        return "".join(f"{m['from'].split('/')[-1]} -> {m['to'].split('/')[-1]}: {m['message']}\n"
+                       for m in ladder["messages"]
+                       if m["message"] in SHOWN and m.get("status", "ok") == "ok")
+
+    def procedure_beginning_with(self, message, at):
+        """The first procedure that began with that message from or to at and was completed."""
+        def find():
+            for line in run("qkdnctl", "trace", "--list", self.lab.folder).stdout.splitlines():
+                if message not in line or at not in line:
+                    continue
+                figure = self.figure("--trace", next(w for w in line.split() if len(w) == 36))
+                if "completion" in figure and figure.splitlines()[-1] != figure.splitlines()[0]:
+                    return figure
+            return None
+        return eventually(find)
+
+    def test_distributed_on_demand(self):
+        self.up("distributed")
+        self.request()
+        golden(self, "procedures/I.5a.txt", self.figure())
+
+    def test_centralized_on_demand(self):
+        self.up("centralized")
+        self.request()
+        golden(self, "procedures/I.5b.txt", self.figure())
+
+    def test_distributed_ahead_of_demand(self):
+        self.up("distributed", ahead=True)
+        golden(self, "procedures/I.3.txt", self.procedure_beginning_with("Key relay next hop request", "km/KM1 ->"))
+
+    def test_centralized_ahead_of_demand(self):
+        self.up("centralized", ahead=True)
+        golden(self, "procedures/I.4a.txt", self.procedure_beginning_with("Key relay request notification", "km/KM1 ->"))
+
+    def test_centralized_with_reservation(self):
+        self.up("centralized", more="controller_settings = \"reserve = ( { source = \\\"KM1\\\"; "
+                "destination = \\\"KM3\\\"; amount = \\\"4 KiB\\\"; } );\";")
+        figure = self.procedure_beginning_with("Key reservation request", "-> km/KM1")
+        golden(self, "procedures/I.4b.txt", figure)
+        keys = self.lab.get("source", "destination", 4)
+        self.assertEqual(self.lab.get_by_id("destination", "source", keys), keys)
+
+
+if __name__ == "__main__":
+    unittest.main()
