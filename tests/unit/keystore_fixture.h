@@ -23,7 +23,7 @@
 
 struct store {
 	enum ks_backend backend;
-	char dir[64], master[96], store[96], generation[112];
+	char dir[64], master[128], store[128], generation[160];
 	unsigned hot_chunks;
 	struct world *world;
 	struct env *env;
