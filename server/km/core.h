@@ -178,6 +178,8 @@ struct ksa_pool {
 	struct request *waiting; /* key requests that wait for keys, highest priority first */
 	unsigned waiting_count;
 	struct request *taken; /* keys taken, to be assigned with the next message */
+	uint64_t given_up;     /* bytes taken and not assigned that no log line has told yet */
+	struct log_limit complaints;
 	bool flush_posted;
 };
 
@@ -188,6 +190,8 @@ void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting requests lack */
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
+/* Nothing of the pool below this will be assigned any more; head: how far it is taken. */
+uint64_t ksa_pool_used(const struct ksa_pool *p, uint64_t head);
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */

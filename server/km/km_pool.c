@@ -3,6 +3,9 @@
  *
  * At the source a pool whose destination has seen more use than the source remembers is never used
  * again: the store was put back from an older copy. It is retired and a new one made.
+ *
+ * The other way round the destination learns what the source has taken: what of that was never assigned
+ * was on its way when one of them was killed. It is given up then, and how much is said.
  */
 #include <stdlib.h>
 
@@ -79,6 +82,7 @@ static void looked(enum status s, void *arg)
 		return;
 	}
 	p->id = w->desc.id;
+	m.used = ksa_pool_used(p, w->state.head);
 	km_trace_new(p->km, &m.trace);
 	km_send(p->km, KM_POOL_OPEN, p->destination, &m, open_answered, w);
 }
@@ -122,6 +126,8 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 	p = xcalloc(1, sizeof *p);
 	p->km = km;
 	p->relay_most = km->limits.fill_most;
+	p->complaints.interval_ns = NS_PER_S;
+	p->complaints.burst = 10;
 	strcpy(p->destination, destination);
 	HASH_ADD_STR(km->pools, destination, p);
 	return p;
@@ -162,17 +168,31 @@ void ksa_inbound_add(struct km *km, const struct id *id, const char *source)
 struct opening {
 	struct km *km;
 	struct ks_pool_desc desc;
-	struct id retire;     /* the pair's old pool; zero: none */
-	uint64_t source_used; /* what is not assigned below it never will be: it was lost on the way */
+	struct id retire; /* the pair's old pool; zero: none */
+	uint64_t used;    /* the source assigns nothing below any more */
+	uint64_t given_up;
 	struct km_pool_open_answer a;
 	km_reply reply;
 	void *arg;
 };
 
+/* What the source took and had not had assigned when it, or this KM, was killed. */
+static enum status give_up_used(struct ks_txn *t, struct opening *o, const struct ks_pool *before)
+{
+	struct ks_pool after;
+	enum status s = ks_void_below(t, &o->desc.id, o->used < before->ready ? o->used : before->ready);
+
+	if (s == ST_OK)
+		s = ks_pool_get(t, &o->desc.id, &after);
+	if (s == ST_OK)
+		o->given_up = after.voided - before->voided;
+	return s;
+}
+
 static enum status opening_work(struct ks_txn *t, void *arg)
 {
 	struct opening *o = arg;
-	struct ks_pool pool;
+	struct ks_pool pool = { .retired = false };
 	enum status s = id_is_zero(&o->retire) ? ST_OK : ks_pool_retire(t, &o->retire);
 
 	if (s == ST_OK)
@@ -181,9 +201,9 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 		s = ks_pool_get(t, &o->desc.id, &pool);
 	if (s == ST_OK && pool.retired)
 		s = ST_KEY_GONE;
-	if (s == ST_OK && o->source_used < pool.ready)
-		s = ks_void_below(t, &o->desc.id, o->source_used);
 	o->a.ready = pool.ready;
+	if (s == ST_OK)
+		s = give_up_used(t, o, &pool);
 	return s == ST_OK ? used_get(t, &o->desc.id, &o->a.used) : s;
 }
 
@@ -191,11 +211,16 @@ static void opening_done(enum status s, void *arg)
 {
 	struct opening *o = arg;
 
-	if (s == ST_OK)
-		ksa_inbound_add(o->km, &o->desc.id, o->desc.source);
-	else
+	if (s != ST_OK) {
 		err_set(&o->a.answer.err, s, "KSA pool of %s: %s cannot open it: %s", o->desc.source, o->km->name,
 		        status_name(s));
+	} else {
+		if (o->given_up > 0)
+			log_info("KSA pool from %s: %llu bytes that were taken there and never assigned here are given up",
+			         o->desc.source, (unsigned long long)o->given_up);
+		o->km->counters.bytes_voided += o->given_up;
+		ksa_inbound_add(o->km, &o->desc.id, o->desc.source);
+	}
 	o->reply(&o->a.answer, o->arg);
 	free(o);
 }
@@ -209,8 +234,8 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 	o->km = km;
 	o->reply = reply;
 	o->arg = arg;
+	o->used = m->used;
 	o->desc.id = m->pool;
-	o->source_used = m->used;
 	o->desc.kind = KS_POOL_KSA;
 	strcpy(o->desc.source, from);
 	strcpy(o->desc.destination, km->name);

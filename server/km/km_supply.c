@@ -123,6 +123,17 @@ static const char *failure_text(enum status s)
 	}
 }
 
+static void tell_given_up(struct ksa_pool *p)
+{
+	unsigned held_back;
+
+	if (p->given_up == 0 || !log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
+		return;
+	log_warning("KSA pool to %s: %llu bytes that were taken for requests and not assigned there are given up",
+	            p->destination, (unsigned long long)p->given_up);
+	p->given_up = 0;
+}
+
 static void batch_answered(enum status s, const void *answer, void *arg)
 {
 	const struct km_assign_answer *a = answer;
@@ -145,9 +156,11 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 			request_succeed(r);
 			continue;
 		}
+		b->pool->given_up += (uint64_t)r->count * r->key_len;
 		void_keys(b->pool, r);
 		request_fail(r, r->failure, failure_text(r->failure));
 	}
+	tell_given_up(b->pool);
 	free(b);
 }
 
@@ -180,6 +193,17 @@ static void batch_send(struct ksa_pool *p)
 	b->m.expires = env_utc(p->km->env) + p->km->limits.key_lifetime;
 	b->m.assignments = b->assignments;
 	km_send(p->km, KM_ASSIGN, p->destination, &b->m, batch_answered, b);
+}
+
+uint64_t ksa_pool_used(const struct ksa_pool *p, uint64_t head)
+{
+	const struct request *r;
+
+	DL_FOREACH (p->taken, r)
+		for (unsigned i = 0; i < r->run_count && id_equal(&r->pool_id, &p->id); i++)
+			if (r->runs[i].offset < head)
+				head = r->runs[i].offset;
+	return head;
 }
 
 static void flush(void *arg)
