@@ -229,6 +229,13 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad
+TEST_PROGRAMS += key_load store_check
+$(BUILD)/tests/bin/store_check: $(BUILD)/tests/integration/store_check.o $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/bin/key_load: $(BUILD)/tests/integration/key_load.o $(LIBQKDN_STATIC)
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS_client)
 $(BUILD)/tests/lib/fake_ksad.o: CPPFLAGS += -Itests/lib
 $(BUILD)/tests/bin/fake_ksad: $(addprefix $(BUILD)/tests/lib/,fake_ksad.o fake_ksa.o test_pki.o) $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
@@ -278,6 +285,11 @@ install: all $(UNITS_SYSTEMD)
 	$(Q)$(INSTALL) -m 644 packaging/sysusers.conf $(DESTDIR)$(prefix)/lib/sysusers.d/qkdn.conf
 	$(Q)$(INSTALL) -m 644 packaging/tmpfiles.conf $(DESTDIR)$(prefix)/lib/tmpfiles.d/qkdn.conf
 
+# Hundreds of kills: SOAK_SECONDS of them, reproducible by QKDN_CRASH_SEED.
+SOAK_SECONDS ?= 1200
+soak: all $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
+	$(Q)BUILD=$(BUILD) QKDN_CRASH_SECONDS=$(SOAK_SECONDS) python3 tests/integration/test_crash.py Crash.test_kill
+
 demo: all
 	$(Q)tools/demo.sh $(BUILD)/bin
 
@@ -288,7 +300,7 @@ print-programs:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all programs install check check-unit fuzz demo print-programs clean
+.PHONY: FORCE all programs install check check-unit fuzz soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 

@@ -1,0 +1,236 @@
+"""Two nodes under load, and what must not cost a key: kill -9 of either KM, of qkdn-quantumd, of all of
+them at random moments; a disk that fills up; a store copied at any moment, or put back from an old copy.
+
+Two applications request keys of each other all the time (key_load.c) and fetch them. Afterwards nothing
+may be lost that was acknowledged, nothing delivered twice, nothing differ, and keys flow without help.
+
+QKDN_CRASH_SECONDS (default 25) and QKDN_CRASH_SEED (printed) say for how long, and what; `make soak` is
+this for longer.
+"""
+import collections
+import contextlib
+import ctypes
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+from qkdn_test import BUILD, Case, Lab, eventually, run, write
+
+SECONDS = float(os.environ.get("QKDN_CRASH_SECONDS", "25"))
+SEED = int(os.environ.get("QKDN_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2 ** 31)
+APPS = "app1", "app2"
+KMS = "alice/kmd", "bob/kmd"
+
+TOPOLOGY = """
+nodes = ( { name = "alice"; applications = [ "app1" ]; }, { name = "bob"; applications = [ "app2" ]; } );
+links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "fixed"; fixed_rate = 20000000.0; } );
+km_settings = "missing_block_grace = \\"300 ms\\"; keys = { link_max_stock = \\"8 MiB\\"; };";
+"""
+
+
+def setUpModule():
+    """A network and mounts of our own where we may: nobody takes a port while its daemon is dead."""
+    new_network, new_mounts = 0x40000000, 0x00020000
+    if os.geteuid() == 0 and ctypes.CDLL(None).unshare(new_network | new_mounts) == 0:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+class Load:
+    """key_load, and what its journal says afterwards."""
+
+    def __init__(self, case, lab, threads=8):
+        self.path = case.path("journal")
+        environments = [lab.env(app) for app in APPS]
+        words = [[app, *(e["QKDN_" + w] for w in ("KM", "KM_NAME", "KM_DNS_NAME", "CERTIFICATE", "PRIVATE_KEY"))]
+                 for app, e in zip(APPS, environments)]
+        self.process = subprocess.Popen(
+            [os.path.join(BUILD, "tests", "bin", "key_load"), self.path, str(SEED), str(threads),
+             *words[0], *words[1], environments[0]["QKDN_AUTHORITY"]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        case.addCleanup(self.end)
+        case.assertEqual(self.process.stdout.readline(), "ready\n")
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+    def finish(self, case):
+        """{event: [[direction, ID, the rest]]}, after every key was fetched."""
+        self.process.communicate("finish\n", timeout=max(300, SECONDS))
+        case.assertEqual(self.process.returncode, 0)
+        events = collections.defaultdict(list)
+        with open(self.path, encoding="ascii") as file:
+            for line in file:
+                event, *rest = line.split()
+                events[event].append(rest)
+        return events
+
+
+class Crash(Case):
+    def setUp(self):
+        super().setUp()
+        self.random = random.Random(SEED)
+
+    def up(self):
+        self.lab = Lab(write(self.path("topology.conf"), TOPOLOGY), self.path("lab"))
+        self.addCleanup(self.lab.down)
+
+    def kill(self, names, number=signal.SIGKILL):
+        pids = self.lab.running()
+        for name in names:
+            os.kill(pids[name], number)
+
+    def start(self, *names):
+        for name in names:
+            self.assertTrue(eventually(lambda: name not in self.lab.running()), name)
+            run("qkdn-lab", "start", self.lab.folder, name)
+
+    def store(self, node, folder="lab"):
+        return [self.path(folder, node, "store"), self.path(folder, node, "master.key")]
+
+    def store_check(self, *stores):
+        """(pools, bytes there, bytes at both), by tests/integration/store_check.c."""
+        done = run(os.path.join(BUILD, "tests", "bin", "store_check"), *(w for s in stores for w in s), timeout=300)
+        return [int(n) for n in re.findall(r"\d+", done.stdout)]
+
+    def given_up(self):
+        """Bytes, as the logs state them."""
+        return [int(n) for n in re.findall(r"(\d+) bytes [^\n]*(?:given up|voided)", self.lab.logs())]
+
+    def check(self, events):
+        """The invariants, from the journal; what there was of each kind."""
+        supplied, fetched = {}, {}
+        for direction, key_id, key in events["supplied"]:
+            self.assertNotIn((direction, key_id), supplied, "a key ID was supplied twice")
+            supplied[direction, key_id] = key
+        for direction, key_id, key in events["fetched"]:
+            self.assertNotIn((direction, key_id), fetched, "a key was delivered twice")
+            fetched[direction, key_id] = key
+        refused = collections.Counter(s for _, _, s in events["refused"])
+        self.assertEqual(dict(refused), {}, "acknowledged keys were refused at the other end")
+        unknown = {(d, i) for d, i, _ in events["unknown"]}
+        self.assertEqual([k for k in supplied if k not in fetched and k not in unknown], [], "keys were lost")
+        self.assertEqual([k for k, key in fetched.items() if supplied[k] != key], [], "keys differ")
+        pieces = collections.Counter(key[i:i + 32] for key in supplied.values() for i in range(0, len(key), 32))
+        self.assertEqual([p for p, n in pieces.items() if n > 1], [], "the same bits were supplied twice")
+        again = {s for d, i, s in events["again"] if (d, i) in fetched}
+        self.assertLessEqual(again, {"key-gone"}, "a delivered key was given a second time")
+        self.assertGreater(len(supplied), 100)
+        return {event: len(events[event]) for event in ("supplied", "failed", "fetched", "unknown")}
+
+    def keys_flow(self):
+        """Both ways, without help, soon."""
+        for source, destination in APPS, APPS[::-1]:
+            def get():
+                done = self.lab.keyreq(source, "get", "--to", destination, "-n", "64", "--timeout", "5", check=False)
+                return done.stdout if done.returncode == 0 else None
+            got = eventually(get, 30)
+            self.assertTrue(got, f"no keys from {source} to {destination}")
+            self.lab.keyreq(destination, "get-by-id", "--from", source, *re.findall(r"^\S{36}", got, re.M))
+
+    def kill_for(self, seconds):
+        everything = sorted(self.lab.running())
+        kinds = [[name] for name in everything] + [list(KMS), everything]
+        until, kills = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            time.sleep(self.random.choice([self.random.uniform(0, 0.3), self.random.uniform(0.3, 2)]))
+            victims = list(self.random.choice(kinds))
+            self.random.shuffle(victims)
+            self.kill(victims)
+            kills += len(victims)
+            time.sleep(self.random.choice([0, self.random.uniform(0, 1)]))
+            self.start(*victims)
+        return kills
+
+    def test_kill(self):
+        print(f"QKDN_CRASH_SEED={SEED}", file=sys.stderr)
+        self.up()
+        with self.subTest(seed=SEED):
+            load = Load(self, self.lab)
+            kills = self.kill_for(SECONDS)
+            self.keys_flow()
+            told = self.check(load.finish(self))
+            self.keys_flow()
+            given_up = self.given_up()
+            self.kill(KMS)
+            eventually(lambda: not set(KMS) & set(self.lab.running()))
+            pools, there, both = self.store_check(self.store("alice"), self.store("bob"))
+            self.assertGreater(both, 100000, "the ends have hardly anything in common")
+            self.assertGreater(both, there * 0.8, f"{there - both} bytes of {there} are at one end only")
+            print(f"{kills} kills; {told}; {sum(given_up)} bytes given up on {len(given_up)} occasions; "
+                  f"{both} bytes in {pools} pools alike", file=sys.stderr)
+
+    def test_copies_taken_at_any_moment(self):
+        """As if all writing had stopped there: the writer is stopped while its files are copied."""
+        self.up()
+        load = Load(self, self.lab)
+        for i in range(8):
+            time.sleep(self.random.uniform(0, 0.5))
+            node = ("alice", "bob")[i % 2]
+            self.kill([node + "/kmd"], signal.SIGSTOP)
+            try:
+                shutil.copytree(self.path("lab", node), self.path(f"copy{i}", node))
+            finally:
+                self.kill([node + "/kmd"], signal.SIGCONT)
+        self.check(load.finish(self))
+        for i in range(8):
+            pools, there, _ = self.store_check(self.store(("alice", "bob")[i % 2], f"copy{i}"))
+            self.assertGreaterEqual(pools, 6)
+            self.assertGreater(there, 1000)
+
+    def test_an_older_copy_is_refused(self):
+        self.up()
+        store = self.path("lab", "alice", "store")
+        run("qkdn-lab", "stop", self.lab.folder, "alice/kmd")
+        shutil.copytree(store, self.path("old"))
+        self.start("alice/kmd")
+        self.keys_flow()
+        run("qkdn-lab", "stop", self.lab.folder, "alice/kmd")
+        os.rename(store, self.path("newest"))
+        shutil.copytree(self.path("old"), store)
+        done = run("qkdn-lab", "start", self.lab.folder, "alice/kmd", check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("an older copy of the store", self.lab.logs())
+        shutil.rmtree(store)
+        os.rename(self.path("newest"), store)
+        self.start("alice/kmd")
+        self.keys_flow()
+
+    @unittest.skipUnless(os.geteuid() == 0, "mounting a small disk needs root")
+    def test_a_disk_that_fills_up(self):
+        """... and has room again after a while: what was acknowledged is there, what cannot be is refused."""
+        store = self.path("lab", "alice", "store")
+        os.makedirs(store)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=0700", "none", store],
+                          stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("mounting a small disk is not allowed")
+        self.addCleanup(subprocess.run, ["umount", "-l", store])
+        self.up()
+        load = Load(self, self.lab)
+        ballast = os.path.join(store, "ballast")
+        for _ in range(3):
+            time.sleep(self.random.uniform(0.2, 1))
+            with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            time.sleep(self.random.uniform(0.5, 2))
+            os.unlink(ballast)
+        self.keys_flow()
+        told = self.check(load.finish(self))
+        self.assertGreater(told["failed"], 0, "the disk was never full")
+        log = self.lab.logs()
+        self.assertIn("make room", log)
+        self.assertLess(len(re.findall("make room", log)), 200, "the log is flooded")
+        self.assertEqual(set(KMS) - set(self.lab.running()), set(), "a KM ended")
+
+
+if __name__ == "__main__":
+    unittest.main()
