@@ -222,7 +222,16 @@ fuzz:
 $(BUILD)/bench/bench_keystore: $(BUILD)/tests/bench/bench_keystore.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+# gRPC is the benchmark's reference alone: apt-get install libgrpc++-dev.
+$(BUILD)/bench/grpc_null: tests/bench/grpc_null.cc
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CXX) -std=c++17 -O2 -Wall -Wextra -o $@ $< $$($(PKG_CONFIG) --cflags --libs grpc++)
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
+BENCHES := bench_rpc
+
+bench: $(BENCHES:%=$(BUILD)/bench/%)
+	$(Q)if $(PKG_CONFIG) --exists grpc++; then $(MAKE) $(BUILD)/bench/grpc_null; fi
+	$(Q)tests/bench/run $(BUILD)/bench.json $(BENCHES:%=$(BUILD)/bench/%)
 $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/test_pki.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -300,7 +309,7 @@ print-programs:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all programs install check check-unit fuzz soak demo print-programs clean
+.PHONY: FORCE all bench programs install check check-unit fuzz soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
 

@@ -1,7 +1,7 @@
 /*
  * bench_rpc.c - null calls inside TLS against libtirpc's own svc_run in cleartext, and the latency of a
- * call against a bare ping-pong over TCP. Prints `name value unit reference ratio`; medians of several runs,
- * the reference measured in turn with them.
+ * call against a bare ping-pong over TCP. Prints `name value unit reference ratio min max runs`; medians of
+ * several runs, the reference measured in turn with them.
  *
  * Client and server are a process each, and share the machine.
  */
@@ -393,67 +393,193 @@ static double run_polite(bool flood)
 	return r;
 }
 
-static void print(const char *name, double value, const char *unit, double reference)
+/* ---- gRPC C++, where it was built ------------------------------------------------------------------------- */
+
+static const char *grpc_null; /* NULL: it was not */
+
+static void find_grpc(const char *self)
 {
-	printf("%s %.4g %s %.4g %.3g\n", name, value, unit, reference, value / reference);
+	const char *slash = strrchr(self, '/');
+	char *path = xasprintf("%.*sgrpc_null", slash != NULL ? (int)(slash - self + 1) : 0, self);
+
+	if (access(path, X_OK) == 0)
+		grpc_null = path;
+	else
+		free(path);
+}
+
+/* The first number that the command prints; the command goes on until its pipe is closed. */
+static FILE *read_number(const char *command, double *number)
+{
+	FILE *f = popen(command, "r");
+
+	if (f == NULL || fscanf(f, "%lf", number) != 1)
+		log_fatal("%s failed", command);
+	return f;
+}
+
+static double run_grpc(unsigned connections, unsigned in_flight)
+{
+	char *folder = test_pki_path(pki, "");
+	char *server = xasprintf("echo $$ >%spid; exec %s server %sserver.crt %sserver.key %sca.crt; true", folder, grpc_null,
+	                         folder, folder, folder);
+	double port, rate;
+	FILE *s = read_number(server, &port), *c;
+	char *client = xasprintf("%s client %sclient.crt %sclient.key %sca.crt %.0f %u %u %g", grpc_null, folder, folder,
+	                         folder, port, connections, in_flight, seconds);
+	char *end = xasprintf("kill -9 $(cat %spid)", folder);
+
+	c = read_number(client, &rate);
+	pclose(c);
+	if (system(end) != 0)
+		log_fatal("the gRPC server could not be ended");
+	pclose(s);
+	free(folder);
+	free(server);
+	free(client);
+	free(end);
+	return rate;
+}
+
+/* ---- figures ------------------------------------------------------------------------------------------------- */
+
+/* One kind of measurement, run by run. */
+struct series {
+	double value[RUNS_MAX];
+	double processor_us[RUNS_MAX]; /* of both ends together, per call, where value is calls per second */
+};
+
+static double processor_of_children(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_CHILDREN, &used);
+	return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1e6 +
+	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
+}
+
+static void print_ratio(const char *name, const char *unit, double *values, double reference)
+{
+	double middle = median(values, runs); /* sorts them */
+
+	printf("%s %.5g %s %.5g %.3g %.5g %.5g %d\n", name, middle, unit, reference, middle / reference, values[0],
+	       values[runs - 1], runs);
 	fflush(stdout);
+}
+
+static double tirpc_run(void)
+{
+	return run_tirpc();
+}
+static double one_run(void)
+{
+	return run_tls(8, 1);
+}
+static double many_run(void)
+{
+	return run_tls(8, 16);
+}
+static double wide_run(void)
+{
+	return run_tls(64, 16);
+}
+static double wide_one_run(void)
+{
+	return run_tls(64, 1);
+}
+static double grpc_run(void)
+{
+	return grpc_null != NULL ? run_grpc(8, 16) : 0;
+}
+static double calm_run(void)
+{
+	return run_polite(false);
+}
+static double flooded_run(void)
+{
+	return run_polite(true);
+}
+static double ping_run(void)
+{
+	return run_latency(serve_ping, latency_ping);
+}
+static double latency_run(void)
+{
+	return run_latency(serve_tls, latency_tls);
+}
+
+enum figure { TIRPC, ONE, MANY, WIDE, WIDE_ONE, GRPC, CALM, FLOODED, PING, LATENCY, FIGURES };
+
+static double (*const measure[FIGURES])(void) = {
+	[TIRPC] = tirpc_run,       [ONE] = one_run,   [MANY] = many_run, [WIDE] = wide_run,
+	[WIDE_ONE] = wide_one_run, [GRPC] = grpc_run, [CALM] = calm_run, [FLOODED] = flooded_run,
+	[PING] = ping_run,         [LATENCY] = latency_run,
+};
+
+static struct series series[FIGURES];
+
+/* Every figure once a run, in turn, so that what else the machine does meets all of them. */
+static void measure_all(void)
+{
+	for (int run = 0; run < runs; run++)
+		for (int f = 0; f < FIGURES; f++) {
+			double before = processor_of_children();
+
+			series[f].value[run] = measure[f]();
+			series[f].processor_us[run] = (processor_of_children() - before) / (series[f].value[run] * seconds);
+		}
+}
+
+static void print_all(void)
+{
+	double tirpc = median(series[TIRPC].value, runs), tirpc_us = median(series[TIRPC].processor_us, runs);
+
+	printf("# name value unit reference ratio min max runs\n");
+	print_ratio("rpc.null.tls.8x16/svc_run", "calls/s", series[MANY].value, tirpc);
+	print_ratio("rpc.null.tls.8x1/svc_run", "calls/s", series[ONE].value, tirpc);
+	if (grpc_null != NULL)
+		print_ratio("rpc.null.tls.8x16/grpc", "calls/s", series[MANY].value, median(series[GRPC].value, runs));
+	print_ratio("rpc.null.tls.64x16/svc_run", "calls/s", series[WIDE].value, tirpc);
+	print_ratio("rpc.null.tls.64x1/svc_run", "calls/s", series[WIDE_ONE].value, tirpc);
+	/* not moved by what else runs on the machine, as the rates are; lower is better */
+	print_ratio("rpc.processor.tls.8x16/svc_run", "us/call", series[MANY].processor_us, tirpc_us);
+	print_ratio("rpc.processor.tls.8x1/svc_run", "us/call", series[ONE].processor_us, tirpc_us);
+	print_ratio("rpc.latency.tls/tcp", "us", series[LATENCY].value, median(series[PING].value, runs));
+	print_ratio("rpc.null.tls.8x1.flooded/calm", "calls/s", series[FLOODED].value,
+	            median(series[CALM].value, runs));
+}
+
+/* For profiling: the latencies, or one figure with so many connections and calls in flight; 0: the reference. */
+static void measure_one(int connections, int in_flight)
+{
+	double before = processor_of_children(), rate;
+
+	rate = connections > 0 ? run_tls((unsigned)connections, (unsigned)in_flight) : run_tirpc();
+	printf("%.0f calls/s, %.2f us of processor a call\n", rate,
+	       (processor_of_children() - before) / (rate * seconds));
 }
 
 int main(int argc, char **argv)
 {
-	double tirpc[RUNS_MAX], one[RUNS_MAX], many[RUNS_MAX], wide[RUNS_MAX], ping[RUNS_MAX], tls[RUNS_MAX],
-	        calm[RUNS_MAX], flooded[RUNS_MAX];
-	double reference, ping_us;
-
 	log_open("bench_rpc", LOG_LEVEL_ERROR);
+	find_grpc(argv[0]);
 	if (argc > 1)
 		runs = atoi(argv[1]);
 	if (argc > 2)
 		seconds = atof(argv[2]);
-	if (runs < 1 || runs > RUNS_MAX || seconds <= 0) {
+	if (runs < 1 || runs > RUNS_MAX || seconds <= 0 || argc == 4 || argc > 5) {
 		fprintf(stderr, "usage: bench_rpc [RUNS (1 to %d) [SECONDS A RUN [CONNECTIONS IN-FLIGHT]]]\n", RUNS_MAX);
 		return 1;
 	}
 	pki = test_pki_new();
 	rtls_credentials_free(test_pki_credentials(pki, "km", "server"));
 	rtls_credentials_free(test_pki_credentials(pki, "app", "client"));
-	if (argc == 4) { /* the latencies alone */
-		for (int i = 0; i < runs; i++)
-			printf("ping %.2f us, call %.2f us\n", run_latency(serve_ping, latency_ping),
-			       run_latency(serve_tls, latency_tls));
-		test_pki_free(pki);
-		return 0;
+	if (argc == 5) {
+		measure_one(atoi(argv[3]), atoi(argv[4]));
+	} else {
+		measure_all();
+		print_all();
 	}
-	if (argc > 4) { /* one figure alone, for profiling; 0 connections: the reference */
-		unsigned connections = (unsigned)atoi(argv[3]);
-		double rate = connections > 0 ? run_tls(connections, (unsigned)atoi(argv[4])) : run_tirpc();
-		struct rusage used;
-
-		getrusage(RUSAGE_CHILDREN, &used);
-		printf("%.0f calls/s, %.2f us of processor a call\n", rate,
-		       ((double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1e6 +
-		        (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec)) /
-		               (rate * seconds));
-		test_pki_free(pki);
-		return 0;
-	}
-	for (int i = 0; i < runs; i++) {
-		tirpc[i] = run_tirpc();
-		one[i] = run_tls(8, 1);
-		many[i] = run_tls(8, 16);
-		wide[i] = run_tls(64, 16);
-		ping[i] = run_latency(serve_ping, latency_ping);
-		tls[i] = run_latency(serve_tls, latency_tls);
-		calm[i] = run_polite(false);
-		flooded[i] = run_polite(true);
-	}
-	reference = median(tirpc, runs);
-	ping_us = median(ping, runs);
-	print("rpc.null.tls.8x16", median(many, runs), "calls/s", reference);
-	print("rpc.null.tls.8x1", median(one, runs), "calls/s", reference);
-	print("rpc.null.tls.64x16", median(wide, runs), "calls/s", reference);
-	print("rpc.latency.tls", median(tls, runs), "us", ping_us);
-	print("rpc.null.tls.8x1.flooded", median(flooded, runs), "calls/s", median(calm, runs));
 	test_pki_free(pki);
 	return 0;
 }
