@@ -178,7 +178,7 @@ $(BUILD)/tests/unit/test_controller_wire: $(BUILD)/tests/lib/test_pki.o \
 	$(patsubst %,$(BUILD)/server/controller/%.o,$(CONTROLLER_CORE) $(CONTROLLER_WIRE))
 $(BUILD)/tests/unit/test_controller.o $(BUILD)/tests/unit/test_controller_wire.o: CPPFLAGS += -Iserver/controller -Itests/lib
 # igraph is the independent implementation that routes are compared with.
-$(BUILD)/tests/unit/test_route $(BUILD)/tests/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)
+$(BUILD)/tests/unit/test_route $(BUILD)/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)
 $(BUILD)/tests/unit/test_route.o $(BUILD)/tests/bench/bench_route.o: \
 	CPPFLAGS += $(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags igraph))
 # The tests of lib/rpc have a program of their own, made by rpcgen like the suite's, and certificates.
@@ -226,6 +226,8 @@ $(BUILD)/bench/bench_keystore: $(BUILD)/tests/bench/bench_keystore.o $(BUILD)/li
 $(BUILD)/bench/grpc_null: tests/bench/grpc_null.cc
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CXX) -std=c++17 -O2 -Wall -Wextra -o $@ $< $$($(PKG_CONFIG) --cflags --libs grpc++)
+$(BUILD)/bench/bench_route: $(BUILD)/tests/bench/bench_route.o $(BUILD)/libinternal.a
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
 BENCHES := bench_rpc
 
