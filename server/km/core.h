@@ -58,6 +58,7 @@ struct link {
 	bool syncing;
 	uint64_t follower_next; /* leader: what the follower last said it had */
 	uint64_t stuck_since;   /* monotonic; 0: not stuck */
+	struct km_link_sync offered; /* leader: the last offer that was answered; a count of 0: none */
 	struct env_timer *sync_timer;
 
 	bool module_up, pull, pulling, out_of_credit;

@@ -7,6 +7,10 @@
  * rest waits. It commits before it answers, and keeps its last answer, so that a lost one can be given
  * again. The leader commits the same when the answer, tagged from the follower's pool, has come.
  *
+ * An authentication key is spent on one block. The follower spends only those of the blocks that it
+ * settles, and the leader offers the others again under the tags that it has sent already: the same key
+ * over the same bits tells nobody more, and a block that is late does not drain the authentication pool.
+ *
  * A kill anywhere leaves the follower at most one window ahead; the leader asks for that window again
  * and is given the kept answer. Authentication keys taken for a message that got lost are gone.
  */
@@ -176,6 +180,7 @@ static void agreed(enum status s, void *arg)
 		l->stuck_since = 0;
 		apply(l, &o->a, o->stock);
 	} else {
+		l->offered.count = 0;
 		link_complain(l, "the answer of %s to a synchronization is not usable: %s", l->peer, status_name(s));
 	}
 	offer_over(o, s == ST_OK ? 0 : NS_PER_S);
@@ -187,6 +192,7 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 	struct offer *o = arg;
 	struct link *l = o->l;
 
+	l->offered.count = 0;
 	if (s == ST_OK && a->answer.err.status != ST_OK) {
 		link_complain(l, "%s: %s", l->peer, a->answer.err.text);
 		s = a->answer.err.status;
@@ -197,6 +203,7 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 		offer_over(o, NS_PER_S);
 		return;
 	}
+	l->offered = o->m;
 	l->follower_next = a->follower_next;
 	if (a->count == 0) { /* the follower has not got the first of them yet */
 		if (l->stuck_since == 0)
@@ -238,8 +245,35 @@ static void offered(enum status s, void *arg)
 	km_send(l->km, KM_LINK_SYNC, l->peer, &o->m, offer_answered, o);
 }
 
-/* The window to offer: from the first unsettled block to the last one stored here. What the follower is
- * known not to have yet is not offered, until it has been missing too long. */
+/* What is left of the last offer from block first on, with the keys and tags it had: as far as the
+ * blocks were there to be tagged. false where nothing is. */
+static bool offer_again(const struct km_link_sync *last, struct km_link_sync *m)
+{
+	uint64_t skip = m->first - last->first;
+
+	if (m->first < last->first || skip >= last->count)
+		return false;
+	while (skip + m->count < last->count && last->have[skip + m->count]) {
+		m->have[m->count] = 1;
+		memcpy(m->tags[m->count], last->tags[skip + m->count], KM_TAG_LEN);
+		m->count++;
+	}
+	m->auth_offset = last->auth_offset + skip * AUTH_KEY_LEN;
+	return m->count > 0;
+}
+
+/* How many of at most max blocks from the first unsettled one on to offer: those that are here, or all
+ * where a block has been missing too long. */
+static uint32_t window(const struct link *l, uint64_t max, bool overdue)
+{
+	uint32_t n = 0;
+
+	while (n < max && n < KM_WINDOW_MAX && (overdue || link_has(l, l->next_sequence + n)))
+		n++;
+	return n;
+}
+
+/* Offers blocks from the first unsettled one on, and settles in time for blocks that are missing. */
 static void look_for_blocks(void *arg)
 {
 	struct link *l = arg;
@@ -260,18 +294,21 @@ static void look_for_blocks(void *arg)
 		link_sync_soon(l, RETRY_NS);
 		return;
 	}
-	if (end > l->next_sequence + KM_WINDOW_MAX)
-		end = l->next_sequence + KM_WINDOW_MAX;
 	o = xcalloc(1, sizeof *o);
 	o->l = l;
 	o->view = l->view;
-	o->wanted = (uint32_t)(end - l->next_sequence);
 	o->m.first = l->next_sequence;
-	o->m.give_up_below = overdue ? end : 0;
 	km_trace_new(l->km, &o->m.trace);
+	l->syncing = true;
+	if (offer_again(&l->offered, &o->m)) {
+		o->m.give_up_below = overdue ? o->m.first + o->m.count : 0;
+		offered(ST_OK, o);
+		return;
+	}
+	o->wanted = window(l, end - l->next_sequence, overdue);
+	o->m.give_up_below = overdue ? o->m.first + o->wanted : 0;
 	for (uint32_t i = 0; i < o->wanted; i++)
 		o->have[i] = link_has(l, l->next_sequence + i);
-	l->syncing = true;
 	ks_submit(l->km->ks, offer_work, offered, o);
 }
 
@@ -335,6 +372,17 @@ static enum status verdict_sign(struct ks_txn *t, struct verdict *v)
 	return s;
 }
 
+/* The keys of the blocks that are settled now can never be used again at this end. */
+static enum status verdict_spend(struct ks_txn *t, struct verdict *v)
+{
+	uint32_t len = (v->a.count < v->m.count ? v->a.count : v->m.count) * AUTH_KEY_LEN;
+	enum status s = ST_OK;
+
+	if (len > 0)
+		s = ks_take_at(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset, len, NULL);
+	return s == ST_OK ? used_raise(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset + len) : s;
+}
+
 static enum status verdict_work(struct ks_txn *t, void *arg)
 {
 	struct verdict *v = arg;
@@ -353,11 +401,9 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 			return ST_CONFLICT;
 		v->again = true;
 	}
-	s = ks_take_at(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset, v->m.count * AUTH_KEY_LEN, &keys);
-	if (s == ST_OK)
-		s = ks_void_below(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset);
-	if (s == ST_OK)
-		s = used_raise(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset + v->m.count * AUTH_KEY_LEN);
+	s = ks_void_below(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset);
+	if (s == ST_OK && !v->again)
+		s = ks_read(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset, v->m.count * AUTH_KEY_LEN, &keys);
 	if (s == ST_OK && v->again) {
 		v->a.count = note.last_count;
 		memcpy(v->a.settled, note.last_settled, sizeof v->a.settled);
@@ -367,6 +413,8 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 			break;
 		v->a.count = i + 1;
 	}
+	if (s == ST_OK)
+		s = verdict_spend(t, v);
 	secret_free(&keys);
 	if (s == ST_OK && v->a.count > 0)
 		s = verdict_sign(t, v);
