@@ -247,6 +247,10 @@ $(BUILD)/tests/bin/store_check: $(BUILD)/tests/integration/store_check.o $(BUILD
 $(BUILD)/tests/bin/key_load: $(BUILD)/tests/integration/key_load.o $(LIBQKDN_STATIC)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS_client)
+TEST_PROGRAMS += supply
+$(BUILD)/tests/bin/supply: $(BUILD)/tests/lib/supply.o $(LIBQKDN_SHARED)
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $< -L$(BUILD)/lib -lqkdn -Wl,-rpath,'$$ORIGIN/../../lib' -lpthread
 $(BUILD)/tests/lib/fake_ksad.o: CPPFLAGS += -Itests/lib
 $(BUILD)/tests/bin/fake_ksad: $(addprefix $(BUILD)/tests/lib/,fake_ksad.o fake_ksa.o test_pki.o) $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
