@@ -60,7 +60,7 @@ CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
 KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_memory note pool rotate \
-	seal store stream sweep undo value
+	row seal store stream sweep undo value
 ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)

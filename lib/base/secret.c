@@ -174,7 +174,7 @@ bool secret_equal(const struct secret *a, const struct secret *b)
 
 void secret_wipe(void *p, size_t len)
 {
-	OPENSSL_cleanse(p, len);
+	explicit_bzero(p, len); /* OPENSSL_cleanse goes byte by byte */
 }
 
 bool secret_bytes_equal(const void *a, const void *b, size_t len)

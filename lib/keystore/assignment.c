@@ -13,209 +13,8 @@
  */
 #include <string.h>
 
+#include "row.h"
 #include "stream.h"
-
-enum { EXPIRY_SHIFT = 30, EXPIRY_LEN = 8 + PLACE_LEN, ROW_MAX = 4 + 4 + 8 + 4 + 4 + 4 + 2 * (1 + NAME_MAX_LEN) + 2 * ROW_KEYS_MAX / 8 };
-
-/* ---- rows ------------------------------------------------------------------------------------------ */
-
-static uint8_t *put_name(uint8_t *p, const char *name)
-{
-	size_t n = strlen(name);
-
-	*p++ = (uint8_t)n;
-	memcpy(p, name, n);
-	return p + n;
-}
-
-static uint8_t *put_bits(uint8_t *p, const uint64_t *bits, uint32_t count)
-{
-	for (uint32_t w = 0; w * 64 < count; w++, p += 8)
-		put_be(p, bits[w], 8);
-	return p;
-}
-
-/* Bits that are all clear or, of those gone, all set are not written. */
-static size_t row_encode(const struct row *r, uint8_t *room)
-{
-	uint8_t *p = room;
-
-	put_be(p, r->key_len, 4);
-	put_be(p + 4, r->count, 4);
-	put_be(p + 8, r->expires, 8);
-	put_be(p + 16, r->gone, 4);
-	put_be(p + 20, r->voided, 4);
-	put_be(p + 24, r->uncut, 4);
-	p = put_name(put_name(p + 28, r->source), r->destination);
-	if (r->gone > 0 && r->gone < r->count)
-		p = put_bits(p, r->gone_bits, r->count);
-	if (r->voided > 0)
-		p = put_bits(p, r->voided_bits, r->count);
-	return (size_t)(p - room);
-}
-
-struct reader {
-	const uint8_t *p, *end;
-	bool ok;
-};
-
-static uint64_t read_number(struct reader *in, int bytes)
-{
-	if (!in->ok || in->end - in->p < bytes) {
-		in->ok = false;
-		return 0;
-	}
-	in->p += bytes;
-	return get_be(in->p - bytes, bytes);
-}
-
-static void read_name(struct reader *in, char *name)
-{
-	uint64_t n = read_number(in, 1);
-
-	if (n > NAME_MAX_LEN || (uint64_t)(in->end - in->p) < n)
-		in->ok = false;
-	if (!in->ok)
-		return;
-	memcpy(name, in->p, n);
-	name[n] = '\0';
-	in->p += n;
-}
-
-static void read_bits(struct reader *in, uint64_t *bits, uint32_t count)
-{
-	for (uint32_t w = 0; w * 64 < count; w++)
-		bits[w] = read_number(in, 8);
-}
-
-static bool row_decode(struct row *r, uint64_t offset, const uint8_t *bytes, size_t len)
-{
-	struct reader in = { bytes, bytes + len, true };
-
-	memset(r, 0, sizeof *r);
-	r->offset = offset;
-	r->key_len = (uint32_t)read_number(&in, 4);
-	r->count = (uint32_t)read_number(&in, 4);
-	r->expires = read_number(&in, 8);
-	r->gone = (uint32_t)read_number(&in, 4);
-	r->voided = (uint32_t)read_number(&in, 4);
-	r->uncut = (uint32_t)read_number(&in, 4);
-	read_name(&in, r->source);
-	read_name(&in, r->destination);
-	if (!in.ok || r->count == 0 || r->count > ROW_KEYS_MAX || r->gone > r->count || r->voided > r->gone)
-		return false;
-	if (r->gone == r->count)
-		bits_set(r->gone_bits, 0, r->count);
-	else if (r->gone > 0)
-		read_bits(&in, r->gone_bits, r->count);
-	if (r->voided > 0)
-		read_bits(&in, r->voided_bits, r->count);
-	return in.ok && in.p == in.end;
-}
-
-static enum status row_read(struct ks_txn *t, struct kv_slice place, struct kv_slice sealed, struct row *r)
-{
-	uint8_t record[ROW_MAX];
-	size_t len;
-	enum status s = record_open(t, KV_ROW, place, sealed, record, sizeof record, &len);
-
-	if (s != ST_OK)
-		return s == ST_BAD_REQUEST ? damage(t, "an assignment") : s;
-	return row_decode(r, get_be(place.bytes + POOL_NUMBER_LEN, 8), record, len) ? ST_OK : damage(t, "an assignment");
-}
-
-enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r)
-{
-	uint8_t place[PLACE_LEN], record[ROW_MAX];
-
-	place_make(place, p->number, r->offset);
-	return record_put(t, KV_ROW, slice_of(place, sizeof place), record, row_encode(r, record));
-}
-
-enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, struct row *r)
-{
-	enum kv_seek how = KV_AT_OR_BEFORE;
-	uint8_t from[PLACE_LEN];
-	struct kv_slice key, value;
-
-	if (p->now.rows == 0)
-		return ST_NOT_FOUND;
-	place_make(from, p->number, pos);
-	for (int tries = 0; tries < 2; tries++, how = KV_AFTER) {
-		enum status s = kv_seek(t->ks->kv, KV_ROW, how, slice_of(from, sizeof from), &key, &value);
-
-		if (s == ST_NOT_FOUND)
-			continue;
-		if (s != ST_OK)
-			return broken(t);
-		if (key.len != PLACE_LEN || get_be(key.bytes, POOL_NUMBER_LEN) != p->number)
-			continue;
-		s = row_read(t, key, value, r);
-		if (s != ST_OK || row_end(r) > pos)
-			return s;
-	}
-	return ST_NOT_FOUND;
-}
-
-enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo, uint64_t *hi)
-{
-	struct row r;
-
-	while (*pos < limit) {
-		enum status s = row_at_or_after(t, p, *pos, &r);
-
-		if (s != ST_OK && s != ST_NOT_FOUND)
-			return s;
-		*lo = *pos;
-		*hi = s == ST_NOT_FOUND || r.offset >= limit ? limit : r.offset;
-		*pos = s == ST_NOT_FOUND || r.offset >= limit ? limit : row_end(&r);
-		if (*lo < *hi)
-			return ST_OK;
-	}
-	return ST_NOT_FOUND;
-}
-
-/* ---- expiry ---------------------------------------------------------------------------------------- */
-
-/* 0: never. */
-static uint64_t expiry_step(uint64_t expires)
-{
-	uint64_t step = expires >> EXPIRY_SHIFT;
-
-	return expires == 0 || step + 1 >= UINT64_MAX >> EXPIRY_SHIFT ? 0 : step + 1;
-}
-
-static void expiry_place(uint8_t place[EXPIRY_LEN], struct pool *p, const struct row *r)
-{
-	put_be(place, expiry_step(r->expires), 8);
-	place_make(place + 8, p->number, r->offset);
-}
-
-static enum status expiry_put(struct ks_txn *t, struct pool *p, const struct row *r)
-{
-	uint8_t place[EXPIRY_LEN], *room;
-	struct kv_slice key = slice_of(place, sizeof place);
-
-	if (expiry_step(r->expires) == 0)
-		return ST_OK;
-	expiry_place(place, p, r);
-	if (undo_value(t, KV_EXPIRY, key) != ST_OK || kv_reserve(t->ks->kv, KV_EXPIRY, key, 0, &room) != ST_OK)
-		return broken(t);
-	return ST_OK;
-}
-
-enum status row_drop(struct ks_txn *t, struct pool *p, const struct row *r)
-{
-	uint8_t place[EXPIRY_LEN];
-	enum status s = ST_OK;
-
-	expiry_place(place, p, r);
-	pool_touch(t, p);
-	p->now.rows--;
-	if (expiry_step(r->expires) != 0)
-		s = record_delete(t, KV_EXPIRY, slice_of(place, sizeof place));
-	return s == ST_OK ? record_delete(t, KV_ROW, slice_of(place + 8, PLACE_LEN)) : s;
-}
 
 /* ---- assign ---------------------------------------------------------------------------------------- */
 
@@ -277,19 +76,17 @@ static enum status assign_some(struct ks_txn *t, struct pool *p, const struct ks
 
 	if (s != ST_OK)
 		return s;
-	if (r.count == 0) {
-		r.key_len = a->key_len;
-		r.expires = a->expires;
-		strcpy(r.source, a->source);
-		strcpy(r.destination, a->destination);
-		p->now.rows++;
-		s = expiry_put(t, p, &r);
-	}
 	room = ROW_KEYS_MAX - r.count;
 	n = n < room ? n : room;
 	r.count += n;
 	*done = n;
-	return s == ST_OK ? row_put(t, p, &r) : s;
+	if (r.count > n)
+		return row_put(t, p, &r);
+	r.key_len = a->key_len;
+	r.expires = a->expires;
+	strcpy(r.source, a->source);
+	strcpy(r.destination, a->destination);
+	return row_create(t, p, &r);
 }
 
 static bool assignment_is_valid(const struct ks_assignment *a)
@@ -525,14 +322,14 @@ static enum status row_expire(struct ks_txn *t, struct pool *p, struct row *r)
 static enum status row_of_expiry(struct ks_txn *t, const uint8_t *place, struct pool **p, struct row *r)
 {
 	uint32_t number = (uint32_t)get_be(place + 8, POOL_NUMBER_LEN);
-	struct kv_slice value;
+	uint64_t offset = get_be(place + 8 + POOL_NUMBER_LEN, 8);
 	enum status s;
 
 	HASH_FIND(by_number, t->ks->pools.by_number, &number, sizeof number, *p);
-	s = *p != NULL ? kv_get(t->ks->kv, KV_ROW, slice_of(place + 8, PLACE_LEN), &value) : ST_NOT_FOUND;
-	if (s == ST_NOT_FOUND)
+	s = *p != NULL ? row_at_or_after(t, *p, offset, r) : ST_NOT_FOUND;
+	if (s == ST_NOT_FOUND || (s == ST_OK && r->offset != offset))
 		return damage(t, "the order of expiry");
-	return s == ST_OK ? row_read(t, slice_of(place + 8, PLACE_LEN), value, r) : broken(t);
+	return s;
 }
 
 enum status ks_expire(struct ks_txn *t, uint64_t utc_now, unsigned most_rows, uint64_t *bytes)

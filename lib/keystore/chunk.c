@@ -70,11 +70,16 @@ struct chunk *chunk_cached(struct ks *ks, uint32_t pool, uint64_t index)
 	return c;
 }
 
-void chunk_drop(struct ks *ks, struct chunk *c)
+static void forget(struct ks *ks, struct chunk *c)
 {
 	HASH_DELETE(hh, ks->cache.by_key, c);
 	DL_DELETE(ks->cache.by_use, c);
 	ks->cache.count--;
+}
+
+void chunk_drop(struct ks *ks, struct chunk *c)
+{
+	forget(ks, c);
 	secret_free(&c->bytes);
 	free(c);
 }
@@ -146,14 +151,17 @@ enum status chunks_flush(struct ks_txn *t)
 	return ST_OK;
 }
 
-/* Makes room for one more: the longest unused goes. */
-static enum status make_room(struct ks_txn *t)
+/* Room for one more: fresh, or that of the longest unused, which goes. */
+static enum status make_room(struct ks_txn *t, struct chunk **room)
 {
 	struct chunk_cache *cache = &t->ks->cache;
 	struct chunk *c;
 
-	if (cache->count < t->ks->options.hot_chunks)
+	if (cache->count < t->ks->options.hot_chunks) {
+		*room = xcalloc(1, sizeof **room);
+		secret_alloc(&(*room)->bytes, CHUNK_BYTES);
 		return ST_OK;
+	}
 	c = cache->by_use->prev; /* utlist: the head's prev is the tail */
 	if (c->dirty) {
 		undo_chunk_leaves(t, c);
@@ -162,7 +170,9 @@ static enum status make_room(struct ks_txn *t)
 	} else if (t->undoing && c->stamp == t->stamp) {
 		undo_chunk_leaves(t, c);
 	}
-	chunk_drop(t->ks, c);
+	forget(t->ks, c);
+	secret_wipe(c->bytes.bytes, CHUNK_BYTES);
+	*room = c;
 	return ST_OK;
 }
 
@@ -194,11 +204,9 @@ static enum status insert(struct ks_txn *t, struct pool *p, uint64_t index, enum
 	struct chunk_cache *cache = &t->ks->cache;
 	struct chunk *fresh;
 
-	if (make_room(t) != ST_OK)
+	if (make_room(t, &fresh) != ST_OK)
 		return ST_STORAGE;
-	fresh = xcalloc(1, sizeof *fresh);
-	fresh->key = (struct chunk_key){ index, p->number };
-	secret_alloc(&fresh->bytes, CHUNK_BYTES);
+	*fresh = (struct chunk){ .key = { index, p->number }, .bytes = fresh->bytes };
 	HASH_ADD(hh, cache->by_key, key, sizeof fresh->key, fresh);
 	if (use == CHUNK_KEEP)
 		DL_PREPEND(cache->by_use, fresh);

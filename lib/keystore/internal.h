@@ -70,30 +70,22 @@ static inline struct kv_slice slice_of(const void *bytes, size_t len)
 	return (struct kv_slice){ bytes, len };
 }
 
-/* ---- assignment.c ---------------------------------------------------------------------------- */
+/* ---- row.c, assignment.c ------------------------------------------------------------------------ */
 
-enum { ROW_KEYS_MAX = 2048, ROW_WORDS = ROW_KEYS_MAX / 64 };
+struct row;
+struct row_slot;
 
-struct row {
-	uint64_t offset, expires;
-	uint32_t key_len, count;
-	uint32_t gone, voided; /* set bits below; gone includes the voided */
-	uint32_t uncut;        /* delivered since the row was swept */
-	char source[NAME_MAX_LEN + 1], destination[NAME_MAX_LEN + 1];
-	uint64_t gone_bits[ROW_WORDS], voided_bits[ROW_WORDS];
+struct row_cache {
+	struct row_slot *slots;
+	uint64_t clock;
 };
 
-static inline uint64_t row_end(const struct row *r) { return r->offset + (uint64_t)r->key_len * r->count; }
-
-/* The row that pos lies in, or the first one behind it; ST_NOT_FOUND. */
-MUST_CHECK enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, struct row *r);
-MUST_CHECK enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r);
-MUST_CHECK enum status row_drop(struct ks_txn *t, struct pool *p, const struct row *r); /* and its place in KV_EXPIRY */
-
-bool row_has_gone(const struct row *r, uint64_t lo, uint64_t hi); /* among the keys that [lo, hi) meets */
-
-/* Cuts the bytes of keys that are gone and not cut yet. */
-MUST_CHECK enum status row_sweep(struct ks_txn *t, struct pool *p, struct row *r);
+MUST_CHECK enum status rows_flush(struct ks_txn *t); /* changed ones into the database */
+void rows_init(struct ks *ks);
+void rows_drop_all(struct ks *ks);
+void rows_free(struct ks *ks);
+void row_forget(struct ks *ks, uint32_t pool, uint64_t offset); /* an open one whose value was put back */
+MUST_CHECK enum status row_restore(struct ks_txn *t, uint32_t pool, const struct row *r); /* undoes */
 
 /* Voids the keys that overlap [lo, hi) and still wait; *erased grows by their bytes. */
 MUST_CHECK enum status assignments_void(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi,
@@ -127,6 +119,7 @@ struct undo;
 void undo_begin(struct ks_txn *t);
 void undo_pool(struct ks_txn *t, struct pool *p);
 void undo_chunk(struct ks_txn *t, struct chunk *c);
+void undo_row(struct ks_txn *t, uint32_t pool, const struct row *r);
 MUST_CHECK enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place);
 /* A chunk changed by this work is about to leave the cache: keeps what it was, sealed. */
 void undo_chunk_leaves(struct ks_txn *t, struct chunk *c);
@@ -212,6 +205,7 @@ struct ks {
 	struct secret master;
 	struct pools pools;
 	struct chunk_cache cache;
+	struct row_cache rows;
 	struct undo *undo;
 	struct sweep sweep;
 	struct rotation rotation;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "row.h"
 #include "stream.h"
 
 void place_make(uint8_t place[PLACE_LEN], uint32_t pool, uint64_t number)

@@ -211,6 +211,7 @@ static void batch_failed(struct ks *ks, struct job *jobs)
 			j->status = ST_STORAGE;
 	pools_aborted(ks);
 	chunks_drop_all(ks);
+	rows_drop_all(ks);
 	rotation_aborted(ks);
 	ks->retry_at = env_mono(ks->env) + RETRY_NS;
 }
@@ -231,7 +232,7 @@ static bool commit(struct ks_txn *t, bool *advanced)
 	}
 	if (ks->keyring_path != NULL && env_mono(ks->env) - ks->generation_at >= GENERATION_NS)
 		*advanced = run_step(t, work_generation, NULL) == ST_OK;
-	if (t->broken || chunks_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
+	if (t->broken || chunks_flush(t) != ST_OK || rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
 		kv_abort(ks->kv);
 		return false;
 	}
@@ -506,6 +507,7 @@ static enum status load(struct ks *ks, struct err *e)
 static void ks_free(struct ks *ks)
 {
 	chunks_free(ks);
+	rows_free(ks);
 	pools_free(ks);
 	undo_free(ks);
 	if (ks->kv != NULL)
@@ -547,6 +549,7 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 	ks->lock_fd = -1;
 	ks->last = &ks->first;
 	ks->seal = seal_new();
+	rows_init(ks);
 	ks->damage_limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 10 };
 	pthread_mutex_init(&ks->lock, NULL);
 	init_condition(&ks->wake);

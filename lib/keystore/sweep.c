@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "row.h"
 #include "stream.h"
 
 enum { CHUNKS_A_STEP = 256, ROWS_A_STEP = 16 };

@@ -8,29 +8,54 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "row.h"
 
 enum { KEY_MAX = 256 };
 
-enum undo_kind { UNDO_POOL, UNDO_CHUNK, UNDO_VALUE };
+enum undo_kind { UNDO_POOL, UNDO_CHUNK, UNDO_ROW, UNDO_VALUE };
 
 struct undo_entry {
 	enum undo_kind kind;
 	struct pool *pool;
+	uint32_t number; /* of a row's pool */
 	struct chunk_key chunk;
 	enum kv_db db;
 	bool existed;
 	size_t key_len, len;
 	uint8_t key[KEY_MAX];
-	void *was; /* struct pool_state, words of presence, or the sealed value */
+	size_t was; /* where in the heap: struct pool_state, words of presence, struct row, or the sealed value */
 };
 
+/* The heap is one piece of memory that is used anew by each work: nothing in it is a key in the clear. */
 struct undo {
 	struct undo_entry *entries;
 	size_t count, room;
+	uint8_t *heap;
+	size_t heap_used, heap_room;
 };
 
-static struct undo_entry *add(struct ks_txn *t, enum undo_kind kind, const void *was, size_t len)
+enum { HEAP_KEPT = 1 << 20 };
+
+/* Room for len bytes in the heap, which may move. */
+static size_t heap_take(struct undo *u, size_t len)
+{
+	size_t at = u->heap_used;
+
+	len = (len + 15) & ~(size_t)15;
+	if (u->heap_room - at < len) {
+		u->heap_room = 2 * (at + len) > 4096 ? 2 * (at + len) : 4096;
+		u->heap = xrealloc(u->heap, u->heap_room);
+	}
+	u->heap_used = at + len;
+	return at;
+}
+
+static void *was(struct undo *u, const struct undo_entry *e)
+{
+	return u->heap + e->was;
+}
+
+static struct undo_entry *add(struct ks_txn *t, enum undo_kind kind, const void *bytes, size_t len)
 {
 	struct undo *u = t->ks->undo;
 	struct undo_entry *e;
@@ -41,22 +66,22 @@ static struct undo_entry *add(struct ks_txn *t, enum undo_kind kind, const void 
 	}
 	e = &u->entries[u->count++];
 	e->kind = kind;
-	e->existed = was != NULL;
+	e->existed = bytes != NULL;
 	e->len = len;
-	e->was = NULL;
-	if (was != NULL) {
-		e->was = xcalloc(1, len);
-		if (len > 0)
-			memcpy(e->was, was, len);
-	}
+	e->was = heap_take(u, bytes != NULL ? len : 0);
+	if (bytes != NULL && len > 0)
+		memcpy(was(u, e), bytes, len);
 	return e;
 }
 
 static void forget(struct undo *u)
 {
-	for (size_t i = 0; i < u->count; i++)
-		free(u->entries[i].was);
-	u->count = 0;
+	u->count = u->heap_used = 0;
+	if (u->heap_room > HEAP_KEPT) {
+		free(u->heap);
+		u->heap = NULL;
+		u->heap_room = 0;
+	}
 }
 
 void undo_begin(struct ks_txn *t)
@@ -70,7 +95,7 @@ void undo_free(struct ks *ks)
 {
 	if (ks->undo == NULL)
 		return;
-	forget(ks->undo);
+	free(ks->undo->heap);
 	free(ks->undo->entries);
 	free(ks->undo);
 	ks->undo = NULL;
@@ -88,19 +113,25 @@ void undo_chunk(struct ks_txn *t, struct chunk *c)
 		add(t, UNDO_CHUNK, c->present, sizeof c->present)->chunk = c->key;
 }
 
+void undo_row(struct ks_txn *t, uint32_t pool, const struct row *r)
+{
+	if (t->undoing)
+		add(t, UNDO_ROW, r, sizeof *r)->number = pool;
+}
+
 enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
 {
 	struct undo_entry *e;
-	struct kv_slice was = { NULL, 0 };
+	struct kv_slice old = { NULL, 0 };
 	enum status s;
 
 	if (!t->undoing)
 		return ST_OK;
-	s = kv_get(t->ks->kv, db, place, &was);
+	s = kv_get(t->ks->kv, db, place, &old);
 	if (s != ST_OK && s != ST_NOT_FOUND)
 		return s;
 	/* an empty value is a value: let it have an address */
-	e = add(t, UNDO_VALUE, s == ST_NOT_FOUND ? NULL : was.len > 0 ? was.bytes : (const uint8_t *)"", was.len);
+	e = add(t, UNDO_VALUE, s == ST_NOT_FOUND ? NULL : old.len > 0 ? old.bytes : (const uint8_t *)"", old.len);
 	e->db = db;
 	e->key_len = place.len;
 	memcpy(e->key, place.bytes, place.len);
@@ -127,9 +158,7 @@ void undo_chunk_leaves(struct ks_txn *t, struct chunk *c)
 	if (e == NULL)
 		return;
 	memcpy(now, c->present, sizeof now);
-	memcpy(c->present, e->was, sizeof now);
-	free(e->was);
-	e->was = NULL;
+	memcpy(c->present, was(t->ks->undo, e), sizeof now);
 	e->kind = UNDO_VALUE;
 	e->db = KV_CHUNK;
 	e->key_len = PLACE_LEN;
@@ -140,9 +169,9 @@ void undo_chunk_leaves(struct ks_txn *t, struct chunk *c)
 		secret_alloc(&plain, CHUNK_PLAIN_MAX);
 		len = chunk_encode(c, plain.bytes);
 		e->len = len + SEAL_OVERHEAD;
-		e->was = xcalloc(1, e->len);
+		e->was = heap_take(t->ks->undo, e->len);
 		seal_close(t->ks->seal, KV_CHUNK, slice_of(e->key, e->key_len), (uint16_t)present, plain.bytes, len,
-		           e->was);
+		           was(t->ks->undo, e));
 		secret_free(&plain);
 	}
 	memcpy(c->present, now, sizeof now);
@@ -160,12 +189,14 @@ static enum status restore_value(struct ks_txn *t, const struct undo_entry *e)
 		if (c != NULL)
 			chunk_drop(ks, c);
 	}
+	if (e->db == KV_ROW)
+		row_forget(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN), get_be(e->key + POOL_NUMBER_LEN, 8));
 	if (!e->existed)
 		return kv_delete(ks->kv, e->db, slice_of(e->key, e->key_len));
 	if (kv_reserve(ks->kv, e->db, slice_of(e->key, e->key_len), e->len, &room) != ST_OK)
 		return ST_STORAGE;
 	if (e->len > 0)
-		memcpy(room, e->was, e->len);
+		memcpy(room, was(ks->undo, e), e->len);
 	return ST_OK;
 }
 
@@ -176,14 +207,16 @@ static enum status restore(struct ks_txn *t, struct undo_entry *e)
 	switch (e->kind) {
 	case UNDO_POOL:
 		if (e->existed)
-			e->pool->now = *(struct pool_state *)e->was;
+			memcpy(&e->pool->now, was(t->ks->undo, e), sizeof e->pool->now);
 		else
 			pool_remove(t->ks, e->pool);
 		return ST_OK;
 	case UNDO_CHUNK:
 		c = chunk_cached(t->ks, (uint32_t)e->chunk.pool, e->chunk.index);
-		memcpy(c->present, e->was, sizeof c->present);
+		memcpy(c->present, was(t->ks->undo, e), sizeof c->present);
 		return ST_OK;
+	case UNDO_ROW:
+		return row_restore(t, e->number, was(t->ks->undo, e));
 	case UNDO_VALUE:
 		return restore_value(t, e);
 	}
@@ -196,10 +229,7 @@ enum status undo_run(struct ks_txn *t)
 	enum status s = ST_OK;
 
 	while (u->count > 0 && s == ST_OK) {
-		struct undo_entry *e = &u->entries[u->count - 1];
-
-		s = restore(t, e);
-		free(e->was);
+		s = restore(t, &u->entries[u->count - 1]);
 		u->count--;
 	}
 	return s == ST_OK ? ST_OK : broken(t);
