@@ -120,13 +120,29 @@ struct offer {
 	uint64_t stock[2];
 };
 
+/* At most half of the authentication keys that are left: those of a message that gets lost are gone, and
+ * must not be the last. */
+static enum status affordable_window(struct ks_txn *t, const struct link_view *v, uint32_t *blocks)
+{
+	struct ks_pool pool;
+	enum status s = ks_pool_get(t, &v->pools[KM_AUTH_OUT], &pool);
+	uint64_t keys = s == ST_OK ? pool.stock / AUTH_KEY_LEN / 2 : 0;
+
+	*blocks = keys < 1 ? 1 : keys < KM_WINDOW_MAX ? (uint32_t)keys : KM_WINDOW_MAX;
+	return s;
+}
+
 static enum status offer_work(struct ks_txn *t, void *arg)
 {
 	struct offer *o = arg;
 	struct secret keys = { NULL, 0 };
-	enum status s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN, o->wanted * AUTH_KEY_LEN, AUTH_KEY_LEN,
-	                        &o->m.auth_offset, &keys);
+	uint32_t affordable;
+	enum status s = affordable_window(t, &o->view, &affordable);
 
+	if (s == ST_OK)
+		s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN,
+		            (o->wanted < affordable ? o->wanted : affordable) * AUTH_KEY_LEN, AUTH_KEY_LEN,
+		            &o->m.auth_offset, &keys);
 	if (s != ST_OK)
 		return s;
 	o->m.count = (uint32_t)(keys.len / AUTH_KEY_LEN);
