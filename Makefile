@@ -201,7 +201,7 @@ $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
 
 # ---- fuzzing: make fuzz, or make CC=clang SANITIZE=… of one target ----------------------------
 # Targets: tests/fuzz/fuzz_NAME.c, corpus in tests/fuzz/corpus/NAME. Built by clang into build/fuzz.
-FUZZERS := record
+FUZZERS := record args
 FUZZ_SECONDS ?= 60
 
 $(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
@@ -210,6 +210,10 @@ $(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
 $(BUILD)/tests/fuzz/fuzz_record.o: CPPFLAGS += -I$(BUILD)/tests/unit
 $(BUILD)/tests/fuzz/fuzz_record.o: | $(BUILD)/tests/unit/echo.h
 $(BUILD)/bin/fuzz_record: $(filter-out %_clnt.o,$(ECHO_OBJECTS))
+$(BUILD)/idl/fuzz_types.h: $(wildcard idl/*.x)
+	@mkdir -p $(@D)
+	$(Q)sed -n 's/^[ \t]*\([a-z0-9_]*\) [A-Z0-9_]*(\([a-z0-9_]*\)) = [0-9]*;.*/\1\n\2/p' $^ | sort -u | sed 's/.*/X(&)/' > $@
+$(BUILD)/tests/fuzz/fuzz_args.o: $(BUILD)/idl/fuzz_types.h
 
 fuzz:
 	$(Q)$(MAKE) CC=clang SANITIZE=fuzzer-no-link,address,undefined BUILD=build/fuzz \

@@ -78,7 +78,7 @@ void buffer_free(struct buffer *b)
 	*b = (struct buffer){ .bytes = NULL };
 }
 
-/* ---- the stream -------------------------------------------------------------------------- */
+/* ---- the stream -------------------------------------------------------------------------------- */
 
 static struct buffer_xdr *stream(XDR *xdr)
 {

@@ -19,7 +19,10 @@ struct buffer { /* zero-initialise */
 };
 
 static inline size_t buffer_len(const struct buffer *b) { return b->end - b->start; }
-static inline uint8_t *buffer_at(const struct buffer *b, size_t offset) { return b->bytes + b->start + offset; }
+static inline uint8_t *buffer_at(const struct buffer *b, size_t offset)
+{
+	return b->bytes + b->start + offset;
+}
 
 /* Makes room for n bytes behind the last one and returns where they go; the caller moves end. Earlier
  * pointers into the buffer are void. */

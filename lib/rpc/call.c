@@ -24,7 +24,7 @@ struct pending {
 	max_align_t result[];
 };
 
-/* ---- trace ------------------------------------------------------------------------------------------ */
+/* ---- trace ------------------------------------------------------------------------------------- */
 
 static void trace_message(const struct pending *p, bool sent, const char *status)
 {
@@ -59,7 +59,7 @@ static void trace_call(struct pending *p, const uint8_t *args, size_t len)
 	trace_message(p, true, NULL);
 }
 
-/* ---- ends of calls -------------------------------------------------------------------------------------- */
+/* ---- ends of calls ----------------------------------------------------------------------------- */
 
 static struct pending *pending_new(const struct rtls_call *call)
 {
@@ -111,8 +111,10 @@ void call_fail_all(struct rtls_conn *conn)
 	HASH_ITER(hh, conn->calls, p, next)
 	{
 		forget(p);
-		fail_later(conn->ep, p,
-		           session_was_offered(&conn->session, p->position) ? ST_TRANSPORT : ST_PEER_UNREACHABLE);
+		if (session_was_offered(&conn->session, p->position))
+			fail_later(conn->ep, p, ST_TRANSPORT);
+		else
+			fail_later(conn->ep, p, ST_PEER_UNREACHABLE);
 	}
 }
 
@@ -125,7 +127,7 @@ static void timed_out(struct deadline *d)
 	free(p);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------------ */
+/* ---- sending ----------------------------------------------------------------------------------- */
 
 /* false: the arguments could not be encoded, or are longer than a record may be; nothing was put. */
 static bool put_call(struct pending *p)
@@ -209,7 +211,7 @@ void call_confirm(struct rtls_conn *conn)
 	send_call(conn, &call);
 }
 
-/* ---- replies ---------------------------------------------------------------------------------------------------- */
+/* ---- replies ----------------------------------------------------------------------------------- */
 
 static enum status decode_result(struct pending *p, uint8_t *body, size_t len)
 {

@@ -59,7 +59,7 @@ struct client {
 
 static _Thread_local struct err last_error;
 
-/* ---- time --------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------- */
 
 static uint64_t clock_ns(clockid_t clock)
 {
@@ -93,7 +93,7 @@ static bool wait_for(int fd, short events, uint64_t deadline)
 	return n > 0;
 }
 
-/* ---- trace ----------------------------------------------------------------------------------------- */
+/* ---- trace ------------------------------------------------------------------------------------- */
 
 static void trace_message(struct rtls_channel *ch, const struct waiter *w, bool sent, const char *status)
 {
@@ -131,7 +131,7 @@ static void trace_call(struct rtls_channel *ch, struct waiter *w, const struct m
 	}
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------ */
+/* ---- replies ----------------------------------------------------------------------------------- */
 
 /* All waiters learn of it, and the others take over the reading. */
 static void die(struct rtls_channel *ch, const char *why)
@@ -257,10 +257,10 @@ static void read_all(struct rtls_channel *ch)
 	} while (!ch->dead && tls_has_pending(ch->session.tls));
 }
 
-/* ---- one call --------------------------------------------------------------------------------------------- */
+/* ---- one call ---------------------------------------------------------------------------------- */
 
-static bool put_call(struct rtls_channel *ch, struct waiter *w, const struct message_call *header, xdrproc_t xdr,
-                     void *args)
+static bool put_call(struct rtls_channel *ch, struct waiter *w, const struct message_call *header,
+                     xdrproc_t xdr, void *args)
 {
 	struct buffer *out = &ch->session.out;
 	size_t begun = record_begin(out), at;
@@ -363,13 +363,15 @@ static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, str
 	bool sent;
 
 	if (!ch->reading)
-		read_all(ch); /* shows whether the peer has closed meanwhile, while the call is still unsent */
+		read_all(ch); /* shows whether the peer has closed, while the call is still unsent */
 	if (ch->dead)
 		return RPC_CANTSEND;
 	waiter_init(w, ch->next_xid++);
 	header->xid = w->xid;
-	if (!put_call(ch, w, header, xdr_args, args))
+	if (!put_call(ch, w, header, xdr_args, args)) {
+		pthread_cond_destroy(&w->wake);
 		return RPC_CANTENCODEARGS;
+	}
 	HASH_ADD(hh, ch->waiters, xid, sizeof w->xid, w);
 	sent = flush(ch, deadline);
 	if (sent)
@@ -382,7 +384,7 @@ static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, str
 	return ch->dead ? RPC_CANTRECV : RPC_TIMEDOUT;
 }
 
-/* ---- errors ---------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------ */
 
 static enum clnt_stat remember(struct rtls_channel *ch, const struct waiter *w, enum clnt_stat stat)
 {
@@ -399,8 +401,8 @@ static enum clnt_stat remember(struct rtls_channel *ch, const struct waiter *w, 
 		        "the connection to %s/%s was lost: %s", ch->role, ch->name, ch->why);
 		break;
 	case RPC_AUTHERROR:
-		err_set(&last_error, ST_DENIED, "%s/%s does not let %s/%s do this (authentication error %d)", ch->role,
-		        ch->name, ch->self.role, ch->self.name, w->error.re_why);
+		err_set(&last_error, ST_DENIED, "%s/%s does not let %s/%s do this (authentication error %d)",
+		        ch->role, ch->name, ch->self.role, ch->self.name, w->error.re_why);
 		break;
 	case RPC_PROGUNAVAIL:
 	case RPC_PROCUNAVAIL:
@@ -410,10 +412,12 @@ static enum clnt_stat remember(struct rtls_channel *ch, const struct waiter *w, 
 		break;
 	case RPC_CANTENCODEARGS:
 	case RPC_CANTDECODEARGS:
-		err_set(&last_error, ST_BAD_REQUEST, "calling %s/%s: %s", ch->role, ch->name, clnt_sperrno(stat));
+		err_set(&last_error, ST_BAD_REQUEST, "calling %s/%s: %s", ch->role, ch->name,
+		        clnt_sperrno(stat));
 		break;
 	default:
-		err_set(&last_error, ST_TRANSPORT, "calling %s/%s: %s", ch->role, ch->name, clnt_sperrno(stat));
+		err_set(&last_error, ST_TRANSPORT, "calling %s/%s: %s", ch->role, ch->name,
+		        clnt_sperrno(stat));
 	}
 	return stat;
 }
@@ -426,7 +430,7 @@ enum status rtls_channel_error(CLIENT *client, struct err *e)
 	return last_error.status;
 }
 
-/* ---- the CLIENT ------------------------------------------------------------------------------------------------------ */
+/* ---- the CLIENT -------------------------------------------------------------------------------- */
 
 static struct client *client_of(CLIENT *client)
 {
@@ -520,7 +524,7 @@ CLIENT *rtls_channel_client(struct rtls_channel *ch, uint32_t program, uint32_t 
 	return &c->is;
 }
 
-/* ---- opening and closing ------------------------------------------------------------------------------------------------ */
+/* ---- opening and closing ----------------------------------------------------------------------- */
 
 static enum status start(struct session *s, uint64_t deadline, struct err *e)
 {
@@ -542,8 +546,8 @@ static enum status start(struct session *s, uint64_t deadline, struct err *e)
 	}
 }
 
-/* The peer's answer to a NULL call shows that it has taken our certificate: in TLS 1.3 the connecting side is done
- * with the handshake before that. */
+/* The peer's answer to a NULL call shows that it has taken our certificate: in TLS 1.3 the connecting
+ * side is done with the handshake before that. */
 static enum status confirm(struct rtls_channel *ch, const struct rtls_peer_options *o, uint64_t timeout_ns,
                            struct err *e)
 {
@@ -559,8 +563,8 @@ static enum status confirm(struct rtls_channel *ch, const struct rtls_peer_optio
 	return s == ST_UNSUPPORTED ? ST_OK : s;
 }
 
-static enum status connect_any(struct rtls_channel *ch, const struct rtls_channel_options *o, uint64_t connect_ns,
-                               struct err *e)
+static enum status connect_any(struct rtls_channel *ch, const struct rtls_channel_options *o,
+                               uint64_t connect_ns, struct err *e)
 {
 	const struct session_options options = { .credentials = o->credentials,
 		                                 .max_record = MAX_RECORD,
@@ -570,7 +574,10 @@ static enum status connect_any(struct rtls_channel *ch, const struct rtls_channe
 		                                 .program = o->peer.program,
 		                                 .version = o->peer.version };
 	const struct lookup_request request = {
-		.host = o->peer.host, .port = o->peer.port, .program = o->peer.program, .version = o->peer.version
+		.host = o->peer.host,
+		.port = o->peer.port,
+		.program = o->peer.program,
+		.version = o->peer.version,
 	};
 	uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + connect_ns;
 	struct lookup_result found;
@@ -590,7 +597,8 @@ static enum status connect_any(struct rtls_channel *ch, const struct rtls_channe
 	return s;
 }
 
-enum status rtls_channel_open(struct rtls_channel **channel, const struct rtls_channel_options *o, struct err *e)
+enum status rtls_channel_open(struct rtls_channel **channel, const struct rtls_channel_options *o,
+                              struct err *e)
 {
 	struct rtls_channel *ch = xcalloc(1, sizeof *ch);
 	uint64_t connect_ns = o->connect_ns != 0 ? o->connect_ns : 10 * NS_PER_S;
@@ -614,7 +622,8 @@ enum status rtls_channel_open(struct rtls_channel **channel, const struct rtls_c
 		return ST_OK;
 	}
 	rtls_channel_close(ch);
-	return err_set(e, s, "connecting to %s/%s at %s: %s", o->peer.role, o->peer.name, o->peer.host, why.text);
+	return err_set(e, s, "connecting to %s/%s at %s: %s", o->peer.role, o->peer.name, o->peer.host,
+	               why.text);
 }
 
 void rtls_channel_close(struct rtls_channel *ch)

@@ -9,14 +9,15 @@
 
 #include <stdlib.h>
 
-enum { /* what a connection may take of one turn, so that a flood on it costs the others half their rate at most */
+/* What a connection may take of one turn: a flood on it costs the others half their rate at most. */
+enum {
 	RECORDS_PER_TURN = 32,
 	READS_PER_TURN = 4 /* of a TLS record each */
 };
 
 #define WAITS_FOR_HANDSHAKE_NS (20 * NS_PER_MS)
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------- */
 
 void conn_hold(struct rtls_conn *conn)
 {
@@ -175,7 +176,7 @@ void conn_answered(struct rtls_conn *conn)
 	resume(conn);
 }
 
-/* ---- input ------------------------------------------------------------------------------------ */
+/* ---- input ------------------------------------------------------------------------------------- */
 
 static void establish(struct rtls_conn *conn)
 {
@@ -204,7 +205,9 @@ static bool take_record(struct rtls_conn *conn, uint8_t *record, size_t len)
 	}
 	if (conn->closed)
 		return true;
-	return message_is_call(record) ? dispatch_call(conn, record, len) : call_take_reply(conn, record, len);
+	if (message_is_call(record))
+		return dispatch_call(conn, record, len);
+	return call_take_reply(conn, record, len);
 }
 
 /* Until the record that is begun is whole, its deadline runs. */
@@ -232,7 +235,8 @@ static bool next_record(struct rtls_conn *conn, uint8_t **record, size_t *len)
 	return r == RECORD_WHOLE;
 }
 
-/* Handles what is buffered, as far as the turn's budget and the bounds let it. false: it must not be read on now. */
+/* Handles what is buffered, as far as the turn's budget and the bounds let it. false: it must not be
+ * read on now. */
 static bool process(struct rtls_conn *conn, unsigned *budget)
 {
 	bool progress = false;
@@ -319,7 +323,8 @@ static void opened(struct rtls_conn *conn)
 	establish(conn);
 }
 
-/* Handshakes cost a millisecond each, whoever asks for them: those who are served are not to starve by them. */
+/* Handshakes cost a millisecond each, whoever asks for them: those who are served are not to starve by
+ * them. */
 static bool may_shake_hands(struct rtls_conn *conn)
 {
 	struct rtls_endpoint *ep = conn->ep;
@@ -394,7 +399,7 @@ static void writable(evutil_socket_t fd, short what, void *arg)
 	conn_release(conn);
 }
 
-/* ---- deadlines ------------------------------------------------------------------------------------ */
+/* ---- deadlines --------------------------------------------------------------------------------- */
 
 static void not_whole(struct deadline *d)
 {
@@ -422,7 +427,7 @@ static void was_idle(struct deadline *d)
 		                                                            : ep->options.idle_ns);
 }
 
-/* ---- making one ------------------------------------------------------------------------------------ */
+/* ---- making one -------------------------------------------------------------------------------- */
 
 static struct rtls_conn *conn_new(struct rtls_endpoint *ep, const char *address, bool accepted)
 {
@@ -491,7 +496,7 @@ struct rtls_conn *conn_connect(struct rtls_endpoint *ep, struct rtls_peer *peer,
 	return conn;
 }
 
-/* ---- for users --------------------------------------------------------------------------------------- */
+/* ---- for users --------------------------------------------------------------------------------- */
 
 const struct rtls_identity *rtls_conn_identity(const struct rtls_conn *conn)
 {

@@ -37,7 +37,7 @@ static struct request *request_of(SVCXPRT *xprt)
 	return container_of(xprt, struct request, xprt);
 }
 
-/* ---- trace ----------------------------------------------------------------------------------------- */
+/* ---- trace ------------------------------------------------------------------------------------- */
 
 static void trace_call(const struct request *r)
 {
@@ -82,10 +82,10 @@ static const char *result_status(const struct buffer *out, size_t begun)
 	return buffer_len(out) >= at + 4 ? status_name((enum status)get32(buffer_at(out, at))) : "-";
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------ */
+/* ---- replies ----------------------------------------------------------------------------------- */
 
-/* Encodes a successful reply straight into the connection's output. false: the result could not be encoded, or
- * is longer than a record may be; nothing was put. */
+/* Encodes a successful reply straight into the connection's output. false: the result could not be
+ * encoded, or is longer than a record may be; nothing was put. */
 static bool put_result(struct rtls_conn *conn, uint32_t xid, xdrproc_t xdr, void *result, const char **status)
 {
 	struct buffer *out = &conn->session.out;
@@ -149,7 +149,7 @@ static bool_t xprt_reply(SVCXPRT *xprt, struct rpc_msg *message)
 	return TRUE;
 }
 
-/* ---- the rest of the request's transport --------------------------------------------------------------------- */
+/* ---- the rest of the request's transport ------------------------------------------------------- */
 
 static bool_t xprt_getargs(SVCXPRT *xprt, xdrproc_t xdr, void *args)
 {
@@ -200,7 +200,7 @@ int rtls_freeresult(SVCXPRT *xprt, xdrproc_t xdr, char *result)
 	return TRUE;
 }
 
-/* ---- who may call what ---------------------------------------------------------------------------------- */
+/* ---- who may call what ------------------------------------------------------------------------- */
 
 static void refuse_auth(struct request *r, const struct message_call *call, enum auth_stat why,
                         const char *reason)
@@ -252,7 +252,7 @@ static bool admit(struct request *r, const struct message_call *call)
 	return true;
 }
 
-/* ---- one call ----------------------------------------------------------------------------------------------- */
+/* ---- one call ---------------------------------------------------------------------------------- */
 
 static void run_dispatcher(struct request *r, const struct message_call *call)
 {
@@ -292,7 +292,7 @@ bool dispatch_call(struct rtls_conn *conn, uint8_t *record, size_t len)
 	return true;
 }
 
-/* ---- for handlers -------------------------------------------------------------------------------------------- */
+/* ---- for handlers ------------------------------------------------------------------------------ */
 
 void *rtls_context(struct svc_req *rq)
 {
@@ -332,7 +332,8 @@ static bool send_deferred(struct rtls_deferred *d, xdrproc_t xdr, void *result)
 	const char *status;
 
 	if (!put_result(conn, d->xid, xdr, result, traced ? &status : NULL)) {
-		log_error("program 0x%x: a result could not be encoded, or is too long", d->program->is.number);
+		log_error("program 0x%x: a result could not be encoded, or is too long",
+		          d->program->is.number);
 		message_put_accepted(&conn->session.out, d->xid, SYSTEM_ERR);
 		conn_flush_later(conn);
 		return false;

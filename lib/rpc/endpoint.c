@@ -162,8 +162,8 @@ void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c)
 
 	if (strcmp(id->domain, ep->self.domain) != 0 || strcmp(id->role, ep->self.role) != 0 ||
 	    strcmp(id->name, ep->self.name) != 0) {
-		log_error("the new certificate is for %s/%s of %s, not for %s/%s of %s; the old one stays in use", id->role,
-		          id->name, id->domain, ep->self.role, ep->self.name, ep->self.domain);
+		log_error("the new certificate is for %s/%s of %s, not for %s/%s of %s; the old one stays",
+		          id->role, id->name, id->domain, ep->self.role, ep->self.name, ep->self.domain);
 		return;
 	}
 	ep->credentials = tls_credentials_ref(c);
@@ -193,7 +193,7 @@ void endpoint_warn(struct rtls_endpoint *ep, const char *fmt, ...)
 		log_warning("%s", text);
 }
 
-/* ---- programs and rights -------------------------------------------------------------------------- */
+/* ---- programs and rights ----------------------------------------------------------------------- */
 
 uint64_t endpoint_role_bit(struct rtls_endpoint *ep, const char *role, size_t len)
 {
@@ -268,7 +268,7 @@ struct program *endpoint_served(struct rtls_endpoint *ep, uint32_t number, uint3
 	return NULL;
 }
 
-/* ---- listeners ---------------------------------------------------------------------------------------- */
+/* ---- listeners --------------------------------------------------------------------------------- */
 
 static void address_text(const struct sockaddr_storage *address, char text[ADDRESS_TEXT_MAX])
 {
@@ -338,8 +338,8 @@ static void accept_some(evutil_socket_t fd, short what, void *arg)
 			conn_accept(l->ep, got, text);
 			continue;
 		}
-		endpoint_warn(l->ep, "refused a connection from %s: %u connections are open, which is the limit",
-		              text, l->ep->conn_count);
+		endpoint_warn(l->ep, "refused a connection from %s: %u are open, which is the limit", text,
+		              l->ep->conn_count);
 		close(got);
 	}
 }
@@ -395,7 +395,8 @@ enum status rtls_listen(struct rtls_endpoint *ep, const char *address, struct er
 
 	if (!split_address(address, host, sizeof host, &port) || getaddrinfo(host, port, &hints, &a) != 0)
 		return err_set(e, ST_CONFIGURATION,
-		               "listening at %s: not an address and port like 192.0.2.1:7001 or [::1]:7001", address);
+		               "listening at %s: not an address and port like 192.0.2.1:7001 or [::1]:7001",
+		               address);
 	fd = listen_at(a);
 	freeaddrinfo(a);
 	if (fd < 0)

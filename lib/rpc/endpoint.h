@@ -39,7 +39,7 @@ uint64_t endpoint_role_bit(struct rtls_endpoint *ep, const char *role, size_t le
 /* A line that outsiders can provoke: a warning at most so often. */
 void endpoint_warn(struct rtls_endpoint *ep, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* ---- connections: conn.c ------------------------------------------------------------------------ */
+/* ---- connections: conn.c ----------------------------------------------------------------------- */
 
 struct pending; /* a call out that waits for its reply: call.c */
 
@@ -64,7 +64,8 @@ struct rtls_conn {
 };
 
 void conn_accept(struct rtls_endpoint *ep, int fd, const char *address);
-/* NULL with *e where connecting fails at once; later failures come to peer_lost. options' names belong to the peer. */
+/* NULL with *e where connecting fails at once; later failures come to peer_lost. options' names belong
+ * to the peer. */
 struct rtls_conn *conn_connect(struct rtls_endpoint *ep, struct rtls_peer *peer,
                                const struct session_options *options, const char *address_text,
                                const struct sockaddr *address, socklen_t len, struct err *e);
@@ -77,27 +78,28 @@ void conn_flush(struct rtls_conn *conn);
 void conn_answered(struct rtls_conn *conn);    /* a deferred call was: it may be read again */
 void conn_process(struct rtls_conn *conn);     /* parses what is buffered */
 
-/* ---- calls in: dispatch.c; calls out: call.c --------------------------------------------------------- */
+/* ---- calls in: dispatch.c; calls out: call.c --------------------------------------------------- */
 
 /* One record that is a call. false: so malformed that the connection must end. */
 MUST_CHECK bool dispatch_call(struct rtls_conn *conn, uint8_t *record, size_t len);
 MUST_CHECK bool call_take_reply(struct rtls_conn *conn, uint8_t *record, size_t len);
-void call_confirm(struct rtls_conn *conn); /* a NULL call of the peer's program: its answer shows that TLS is through */
+/* A NULL call of the peer's program: its answer shows that the peer has taken our certificate. */
+void call_confirm(struct rtls_conn *conn);
 void call_fail_all(struct rtls_conn *conn);              /* of a closed connection; callbacks run later */
 void call_fail_later(struct rtls_endpoint *ep, const struct rtls_call *call, enum status s);
 void call_run_failed(struct rtls_endpoint *ep);
 
-/* ---- peers: peer.c --------------------------------------------------------------------------------- */
+/* ---- peers: peer.c ----------------------------------------------------------------------------- */
 
 void peer_established(struct rtls_peer *peer);
 void peer_lost(struct rtls_peer *peer, const char *why);
 void peers_free(struct rtls_endpoint *ep);
 
-/* ---- rpcbind: rpcbind.c -------------------------------------------------------------------------------- */
+/* ---- rpcbind: rpcbind.c ------------------------------------------------------------------------ */
 
 void rpcbind_withdraw(struct rtls_endpoint *ep);
 
-/* ---- the endpoint ------------------------------------------------------------------------------------ */
+/* ---- the endpoint ------------------------------------------------------------------------------ */
 
 struct listener {
 	struct rtls_endpoint *ep;

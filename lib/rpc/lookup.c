@@ -38,7 +38,7 @@ struct task { /* the thread's own */
 	int fd;
 };
 
-/* ---- DNS ----------------------------------------------------------------------------------------- */
+/* ---- DNS --------------------------------------------------------------------------------------- */
 
 static void set_port(struct lookup_address *a, uint16_t port)
 {
@@ -91,7 +91,7 @@ bool lookup_numeric(const struct lookup_request *r, struct lookup_result *result
 	return result->count > 0;
 }
 
-/* ---- rpcbind ------------------------------------------------------------------------------------------ */
+/* ---- rpcbind ----------------------------------------------------------------------------------- */
 
 /* A connected blocking socket, or -1 with errno. */
 static int connect_within(const struct lookup_address *a, int timeout_ms)
@@ -155,8 +155,8 @@ static enum clnt_stat get_address(int fd, const struct lookup_address *a, const 
 }
 
 /* libtirpc writes to the socket without MSG_NOSIGNAL, and this may run in an application's thread. */
-static enum clnt_stat get_address_without_sigpipe(int fd, const struct lookup_address *a,
-                                                  const struct lookup_request *r, int timeout_ms, char **uaddr)
+static enum clnt_stat get_address_quietly(int fd, const struct lookup_address *a,
+                                          const struct lookup_request *r, int timeout_ms, char **uaddr)
 {
 	static const struct timespec at_once = { 0, 0 };
 	sigset_t pipe, before, pending;
@@ -188,7 +188,7 @@ static bool ask_rpcbind(struct lookup_address *a, const struct lookup_request *r
 		snprintf(why, room, "rpcbind at %s: %s", a->text, strerror(errno));
 		return false;
 	}
-	stat = get_address_without_sigpipe(fd, a, r, timeout_ms, &uaddr);
+	stat = get_address_quietly(fd, a, r, timeout_ms, &uaddr);
 	close(fd);
 	port = stat == RPC_SUCCESS && uaddr != NULL ? universal_port(uaddr) : 0;
 	free(uaddr);
@@ -213,7 +213,7 @@ void lookup_wait(const struct lookup_request *r, int timeout_ms, struct lookup_r
 	result->count = kept;
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------ */
+/* ---- the thread -------------------------------------------------------------------------------- */
 
 static void *run_task(void *arg)
 {
@@ -265,7 +265,8 @@ static bool start_thread(const struct lookup_request *r, int fd)
 	return failed == 0;
 }
 
-struct lookup *lookup_start(struct event_base *base, const struct lookup_request *r, lookup_found found, void *arg)
+struct lookup *lookup_start(struct event_base *base, const struct lookup_request *r, lookup_found found,
+                            void *arg)
 {
 	struct lookup *l;
 	int pair[2];

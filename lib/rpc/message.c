@@ -104,8 +104,9 @@ static void put_record(struct buffer *out, const uint32_t *words, size_t count)
 
 void message_put_call(struct buffer *out, const struct message_call *call)
 {
-	const uint32_t words[] = { call->xid, CALL, RPC_VERSION, call->program, call->version, call->procedure,
-		                   call->flavor, 0, FLAVOR_AUTH_NONE, 0 };
+	const uint32_t words[] = { call->xid,     CALL,            RPC_VERSION,  call->program,
+		                   call->version, call->procedure, call->flavor, 0,
+		                   FLAVOR_AUTH_NONE, 0 };
 
 	put_words(out, words, ARRAY_LEN(words));
 }

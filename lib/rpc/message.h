@@ -49,7 +49,8 @@ struct message_reply {
 
 MUST_CHECK bool message_read_reply(const uint8_t *record, size_t len, struct message_reply *reply);
 
-/* A call's header with AUTH_NONE, or with AUTH_TLS for the probe, and the header of a reply whose result follows. */
+/* A call's header with AUTH_NONE, or with AUTH_TLS for the probe, and the header of a reply whose result
+ * follows. */
 void message_put_call(struct buffer *out, const struct message_call *call);
 void message_put_success(struct buffer *out, uint32_t xid);
 

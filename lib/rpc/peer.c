@@ -73,8 +73,8 @@ static void connect_to(struct rtls_peer *peer, const struct lookup_address *a)
 		                                 .version = peer->version };
 	struct err e = { .status = ST_OK };
 
-	peer->conn = conn_connect(peer->ep, peer, &options, a->text, (const struct sockaddr *)&a->address, a->len,
-	                          &e);
+	peer->conn = conn_connect(peer->ep, peer, &options, a->text, (const struct sockaddr *)&a->address,
+	                          a->len, &e);
 	if (peer->conn != NULL)
 		return;
 	complain(peer, e.text);

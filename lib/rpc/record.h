@@ -21,8 +21,9 @@ struct record_reader { /* zero-initialise but for max */
 
 enum record_result { RECORD_WHOLE, RECORD_MORE, RECORD_TOO_LONG, RECORD_TOO_MANY_FRAGMENTS, RECORD_EMPTY };
 
-/* RECORD_WHOLE: *record of *len bytes lies in the buffer, and is given again until record_next. RECORD_MORE: not whole yet.
- * Everything else is the peer's fault and ends the connection; record_fault says it in words. */
+/* RECORD_WHOLE: *record of *len bytes lies in the buffer, and is given again until record_next.
+ * RECORD_MORE: not whole yet. Everything else is the peer's fault and ends the connection; record_fault
+ * says it in words. */
 enum record_result record_read(struct record_reader *r, struct buffer *in, uint8_t **record, size_t *len);
 void record_next(struct record_reader *r, struct buffer *in); /* wipes the record that was read */
 const char *record_fault(enum record_result result);

@@ -24,7 +24,8 @@ static struct listener *first_of(struct rtls_endpoint *ep, sa_family_t family)
 	return l;
 }
 
-static enum status set(const struct program *p, struct listener *l, const struct netconfig *kind, struct err *e)
+static enum status set(const struct program *p, struct listener *l, const struct netconfig *kind,
+                       struct err *e)
 {
 	struct netbuf at = { .maxlen = sizeof l->address,
 		             .len = l->address.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
@@ -41,8 +42,8 @@ static enum status set(const struct program *p, struct listener *l, const struct
 		               "rpcbind = \"off\" and configure addresses with ports",
 		               p->is.number, kind->nc_netid, clnt_sperrno(rpc_createerr.cf_stat));
 	return err_set(e, ST_CONFIGURATION,
-	               "registering program 0x%x with rpcbind (%s): rpcbind refused; another user's program may be "
-	               "registered under this number (rpcinfo -p, rpcinfo -d as root)",
+	               "registering program 0x%x with rpcbind (%s): rpcbind refused; another user's program "
+	               "may be registered under this number (rpcinfo -p, rpcinfo -d as root)",
 	               p->is.number, kind->nc_netid);
 }
 
@@ -57,8 +58,8 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 		return ST_OK;
 	config = getnetconfigent(k->netid);
 	if (config == NULL)
-		return err_set(e, ST_CONFIGURATION, "/etc/netconfig has no line for %s: install libtirpc-common",
-		               k->netid);
+		return err_set(e, ST_CONFIGURATION,
+		               "/etc/netconfig has no line for %s: install libtirpc-common", k->netid);
 	for (struct program *p = ep->programs; p != NULL && s == ST_OK; p = p->next)
 		if (p->is.dispatch != NULL)
 			s = set(p, l, config, e);

@@ -18,7 +18,7 @@
 #include "id.h"
 #include "status.h"
 
-/* ---- credentials ---------------------------------------------------------------------- */
+/* ---- credentials ------------------------------------------------------------------------------- */
 
 enum { RTLS_ROLE_MAX = 32, RTLS_DOMAIN_MAX = 128 };
 
@@ -39,7 +39,7 @@ MUST_CHECK enum status rtls_credentials_load(struct rtls_credentials **c, const 
 void rtls_credentials_free(struct rtls_credentials *c);
 const struct rtls_identity *rtls_credentials_identity(const struct rtls_credentials *c);
 
-/* ---- programs ------------------------------------------------------------------------- */
+/* ---- programs ---------------------------------------------------------------------------------- */
 
 /* One procedure of a program. A table of these ends with a NULL request. */
 struct rtls_procedure {
@@ -62,7 +62,7 @@ struct rtls_program {
 	bool traced;
 };
 
-/* ---- the endpoint --------------------------------------------------------------------- */
+/* ---- the endpoint ------------------------------------------------------------------------------ */
 
 struct rtls_endpoint;
 struct rtls_conn;
@@ -97,11 +97,12 @@ void rtls_add_program(struct rtls_endpoint *ep, const struct rtls_program *progr
 MUST_CHECK enum status rtls_listen(struct rtls_endpoint *ep, const char *address, struct err *e);
 uint16_t rtls_port(const struct rtls_endpoint *ep); /* of the first listener */
 
-/* Registers every served program with the local rpcbind, at the first listener of each address family (tcp, tcp6),
- * until the endpoint is freed. Waits for rpcbind. required: a failure is an error; else it is logged as a warning. */
+/* Registers every served program with the local rpcbind, at the first listener of each address family
+ * (tcp, tcp6), until the endpoint is freed. Waits for rpcbind. required: a failure is an error; else it
+ * is logged as a warning. */
 MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, struct err *e);
 
-/* ---- serving -------------------------------------------------------------------------- */
+/* ---- serving ----------------------------------------------------------------------------------- */
 
 /* In a handler that rpcgen's dispatcher called. The result it is given is not initialised by rpcgen:
  * a handler that will return TRUE zeroes it first. A handler that returns FALSE without having called
@@ -122,7 +123,7 @@ struct rtls_deferred;
 struct rtls_deferred *rtls_defer(struct svc_req *rq);
 bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result);
 
-/* ---- calling -------------------------------------------------------------------------- */
+/* ---- calling ----------------------------------------------------------------------------------- */
 
 /* ST_OK with the decoded result (wiped and freed when the callback returns); else result is NULL:
  * ST_TIMED_OUT; ST_TRANSPORT: the connection was lost, or the answer was no proper one, and the
@@ -156,7 +157,7 @@ struct rtls_conn *rtls_find_conn(struct rtls_endpoint *ep, const char *role, con
 typedef void (*rtls_watch)(struct rtls_conn *conn, bool up, void *arg);
 void rtls_watch_conns(struct rtls_endpoint *ep, rtls_watch watch, void *arg);
 
-/* ---- peers: connections that are kept up ------------------------------------------------ */
+/* ---- peers: connections that are kept up ------------------------------------------------------- */
 
 struct rtls_peer;
 
@@ -174,7 +175,7 @@ void rtls_peer_free(struct rtls_peer *peer);
 bool rtls_peer_is_up(const struct rtls_peer *peer);
 void rtls_peer_call(struct rtls_peer *peer, const struct rtls_call *call);
 
-/* ---- blocking clients: rpcgen's client stubs ---------------------------------------------- */
+/* ---- blocking clients: rpcgen's client stubs --------------------------------------------------- */
 
 /*
  * A channel is one connection for tools and libraries without a loop: any number of threads,
@@ -193,7 +194,8 @@ struct rtls_channel_options {
 MUST_CHECK enum status rtls_channel_open(struct rtls_channel **ch, const struct rtls_channel_options *o,
                                          struct err *e);
 void rtls_channel_close(struct rtls_channel *ch); /* after its CLIENTs are destroyed */
-void rtls_channel_name_program(struct rtls_channel *ch, const struct rtls_program *program); /* for the trace */
+/* For the trace. */
+void rtls_channel_name_program(struct rtls_channel *ch, const struct rtls_program *program);
 
 /* A CLIENT for one program on the channel; clnt_destroy frees it. */
 CLIENT *rtls_channel_client(struct rtls_channel *ch, uint32_t program, uint32_t version);
@@ -201,7 +203,7 @@ CLIENT *rtls_channel_client(struct rtls_channel *ch, uint32_t program, uint32_t 
 /* Why the last call by this thread failed, as a status and a text to show. */
 enum status rtls_channel_error(CLIENT *client, struct err *e);
 
-/* ---- secrets on the wire ------------------------------------------------------------------ */
+/* ---- secrets on the wire ----------------------------------------------------------------------- */
 
 /* Zeroes every byte string that the value of a generated type holds, then frees it (xdr_free).
  * For arguments and results that carried keys. */

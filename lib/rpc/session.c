@@ -78,7 +78,7 @@ static enum io_result fault(struct err *e, const char *what)
 	return IO_FAILED;
 }
 
-/* ---- cleartext: the probe ------------------------------------------------------------------- */
+/* ---- cleartext: the probe ---------------------------------------------------------------------- */
 
 static enum io_result socket_result(ssize_t n, enum io_result blocked, struct err *e)
 {
@@ -123,7 +123,8 @@ static enum io_result begin_handshake(struct session *s, struct err *e)
 	bool accepting = s->phase == SESSION_ANSWERING;
 
 	if (buffer_len(&s->in) > 0)
-		return fault(e, accepting ? "bytes behind the probe" : "bytes behind the answer to the probe");
+		return fault(e, accepting ? "bytes behind the probe"
+		                          : "bytes behind the answer to the probe");
 	s->tls = tls_new(s->options.credentials, s->fd, accepting, s->options.host_name);
 	s->reader.max = s->options.max_record;
 	s->phase = SESSION_HANDSHAKE;

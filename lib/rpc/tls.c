@@ -36,7 +36,7 @@ struct tls {
 	bool accepting;
 };
 
-/* ---- errors ------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------ */
 
 /* OpenSSL's oldest error in words, and empties its queue. */
 static const char *openssl_reason(void)
@@ -83,7 +83,7 @@ static enum io_result map_result(struct tls *t, int result, struct err *e)
 	return fail(e, openssl_reason());
 }
 
-/* ---- a socket BIO with MSG_NOSIGNAL ---------------------------------------------------------- */
+/* ---- a socket BIO with MSG_NOSIGNAL ------------------------------------------------------------ */
 
 static int bio_fd(BIO *bio)
 {
@@ -162,7 +162,7 @@ static BIO *bio_new(int fd)
 	return bio;
 }
 
-/* ---- identity -------------------------------------------------------------------------------- */
+/* ---- identity ---------------------------------------------------------------------------------- */
 
 /* The characters of name_is_valid; a domain may be longer than a name. */
 static bool part_is_valid(const char *part)
@@ -219,7 +219,7 @@ static enum status read_identity(X509 *certificate, struct rtls_identity *id, st
 	if (found == 1)
 		return ST_OK;
 	return err_set(e, ST_DENIED,
-	               "the certificate has %d alternative names spiffe://<trust domain>/<role>/<name>, not one",
+	               "not one but %d names spiffe://<trust domain>/<role>/<name> are in the certificate's SAN",
 	               found);
 }
 
@@ -261,7 +261,7 @@ static void name_certificate(X509 *certificate, struct tls_peer *peer)
 	BN_free(number);
 }
 
-/* ---- credentials ------------------------------------------------------------------------------ */
+/* ---- credentials ------------------------------------------------------------------------------- */
 
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
                        unsigned in_len, void *arg)
@@ -279,7 +279,8 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
 
 static bool configure(SSL_CTX *context)
 {
-	SSL_CTX_set_options(context, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
+	SSL_CTX_set_options(context,
+	                    SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
 	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 	                              SSL_MODE_NO_AUTO_CHAIN);
 	SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
@@ -314,8 +315,8 @@ static enum status load_files(struct rtls_credentials *c, const char *certificat
 	return s;
 }
 
-enum status rtls_credentials_load(struct rtls_credentials **c, const char *certificate, const char *private_key,
-                                  const char *authority, struct err *e)
+enum status rtls_credentials_load(struct rtls_credentials **c, const char *certificate,
+                                  const char *private_key, const char *authority, struct err *e)
 {
 	struct rtls_credentials *fresh = xcalloc(1, sizeof *fresh);
 	enum status s;
@@ -354,7 +355,7 @@ const struct rtls_identity *rtls_credentials_identity(const struct rtls_credenti
 	return &c->identity;
 }
 
-/* ---- sessions --------------------------------------------------------------------------------- */
+/* ---- sessions ---------------------------------------------------------------------------------- */
 
 static bool is_address(const char *host)
 {
@@ -363,14 +364,16 @@ static bool is_address(const char *host)
 	return inet_pton(AF_INET, host, &address) == 1 || inet_pton(AF_INET6, host, &address) == 1;
 }
 
-/* The locally configured name, without wildcards, never the subject's common name (RFC 9289, section 5.2.1). */
+/* The locally configured name, without wildcards, never the subject's common name (RFC 9289, section
+ * 5.2.1). */
 static bool expect_host(SSL *ssl, const char *host)
 {
 	X509_VERIFY_PARAM *p = SSL_get0_param(ssl);
 
 	if (is_address(host))
 		return X509_VERIFY_PARAM_set1_ip_asc(p, host) == 1;
-	X509_VERIFY_PARAM_set_hostflags(p, X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+	X509_VERIFY_PARAM_set_hostflags(p,
+	                                X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
 	return X509_VERIFY_PARAM_set1_host(p, host, 0) == 1 && SSL_set_tlsext_host_name(ssl, host) == 1;
 }
 

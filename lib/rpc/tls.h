@@ -26,8 +26,8 @@ struct tls_peer {
 
 struct rtls_credentials *tls_credentials_ref(struct rtls_credentials *c);
 
-/* On a non-blocking socket, which stays the caller's. accepting: the server's side. host_name: what the peer's
- * certificate must be for, a DNS name or an address (the connecting side only). */
+/* On a non-blocking socket, which stays the caller's. accepting: the server's side. host_name: what the
+ * peer's certificate must be for, a DNS name or an address (the connecting side only). */
 struct tls *tls_new(struct rtls_credentials *c, int fd, bool accepting, const char *host_name);
 void tls_free(struct tls *t); /* NULL is allowed */
 

@@ -1,4 +1,4 @@
-/* trace.c - one line per message, written with a single write(2), so that several processes may share a file. */
+/* trace.c - one line per message, written with a single write(2): several processes may share a file. */
 #include "trace.h"
 
 #include <errno.h>

@@ -72,7 +72,7 @@ static int connect_to(uint16_t port)
 	return fd;
 }
 
-/* ---- servers, each in a process ------------------------------------------------------------------- */
+/* ---- servers, each in a process ---------------------------------------------------------------- */
 
 static void serve_tls(int port_pipe)
 {
@@ -148,7 +148,7 @@ static void stop_server(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
-/* ---- clients -------------------------------------------------------------------------------------------- */
+/* ---- clients ----------------------------------------------------------------------------------- */
 
 struct load {
 	struct env *env;
@@ -253,7 +253,7 @@ static uint64_t load_tirpc(uint16_t port)
 	return calls;
 }
 
-/* ---- runs --------------------------------------------------------------------------------------------------- */
+/* ---- runs -------------------------------------------------------------------------------------- */
 
 static int by_size(const void *a, const void *b)
 {
@@ -393,7 +393,7 @@ static double run_polite(bool flood)
 	return r;
 }
 
-/* ---- gRPC C++, where it was built ------------------------------------------------------------------------- */
+/* ---- gRPC C++, where it was built -------------------------------------------------------------- */
 
 static const char *grpc_null; /* NULL: it was not */
 
@@ -441,7 +441,7 @@ static double run_grpc(unsigned connections, unsigned in_flight)
 	return rate;
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------------- */
+/* ---- figures ----------------------------------------------------------------------------------- */
 
 /* One kind of measurement, run by run. */
 struct series {

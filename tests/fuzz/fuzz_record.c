@@ -28,7 +28,7 @@ static const struct rtls_program program = { .number = ECHO,
 	                                     .procedures = procedures,
 	                                     .traced = true };
 
-/* ---- the program ---------------------------------------------------------------------------------- */
+/* ---- the program ------------------------------------------------------------------------------- */
 
 bool_t echo_now_1_svc(echo_args *args, echo_result *result, struct svc_req *rq)
 {
@@ -77,7 +77,7 @@ int echo_1_freeresult(SVCXPRT *xprt, xdrproc_t xdr, caddr_t result)
 	return rtls_freeresult(xprt, xdr, result);
 }
 
-/* ---- a connection without a socket -------------------------------------------------------------------- */
+/* ---- a connection without a socket ------------------------------------------------------------- */
 
 static struct world *world;
 static struct rtls_endpoint *ep;

@@ -106,7 +106,7 @@ int echo_1_freeresult(SVCXPRT *xprt, xdrproc_t xdr, caddr_t result)
 	return rtls_freeresult(xprt, xdr, result);
 }
 
-/* ---- two ends in one loop ----------------------------------------------------------------------------- */
+/* ---- two ends in one loop ---------------------------------------------------------------------- */
 
 static void give_up(void *arg)
 {

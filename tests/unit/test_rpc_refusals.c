@@ -18,7 +18,7 @@
 
 #include "message.h"
 
-/* ---- a peer that may do anything ------------------------------------------------------------------------ */
+/* ---- a peer that may do anything --------------------------------------------------------------- */
 
 struct raw {
 	int fd;
@@ -159,7 +159,7 @@ static void assert_still_serves(struct background *g)
 	rtls_credentials_free(c);
 }
 
-/* ---- in cleartext --------------------------------------------------------------------------------------------- */
+/* ---- in cleartext ------------------------------------------------------------------------------ */
 
 static void cleartext_gets_null_and_refusals(void **state)
 {
@@ -323,7 +323,7 @@ static void without_descriptors_it_waits_and_goes_on(void **state)
 	background_stop(&g);
 }
 
-/* ---- certificates and TLS ---------------------------------------------------------------------------------------- */
+/* ---- certificates and TLS ---------------------------------------------------------------------- */
 
 /* Whether TLS with it comes so far that a call is answered. */
 static bool is_let_in(struct background *g, bool alpn, int version, const char *file)
@@ -452,7 +452,7 @@ static void loose_or_wrong_files_are_refused(void **state)
 	free(other_key);
 }
 
-/* ---- inside TLS ------------------------------------------------------------------------------------------------------ */
+/* ---- inside TLS -------------------------------------------------------------------------------- */
 
 static void inside_tls_calls_are_refused_in_order(void **state)
 {

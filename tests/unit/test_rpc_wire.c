@@ -8,7 +8,7 @@
 #include "env_virtual.h"
 #include "message.h"
 
-/* ---- records ---------------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------- */
 
 static void add_fragment(struct buffer *b, uint32_t mark, const char *bytes)
 {
@@ -95,7 +95,7 @@ static void bad_records_are_refused(void **state)
 	assert_int_equal(read_marks(1000, RECORD_FRAGMENTS_MAX + 1, 0, "1"), RECORD_TOO_MANY_FRAGMENTS);
 }
 
-/* ---- messages --------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------- */
 
 static void the_probe_is_as_in_rfc_9289(void **state)
 {
@@ -146,7 +146,7 @@ static void cut_messages_are_refused(void **state)
 	buffer_free(&b);
 }
 
-/* ---- buffers and wiping ------------------------------------------------------------------------------- */
+/* ---- buffers and wiping ------------------------------------------------------------------------ */
 
 static void consumed_bytes_are_wiped(void **state)
 {
@@ -206,7 +206,7 @@ static void every_byte_string_is_wiped(void **state)
 	rtls_wipe((xdrproc_t)xdr_echo_args, NULL);
 }
 
-/* ---- deadlines -------------------------------------------------------------------------------------------- */
+/* ---- deadlines --------------------------------------------------------------------------------- */
 
 enum { DEADLINES = 500 };
 
