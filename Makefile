@@ -234,10 +234,13 @@ $(BUILD)/bench/bench_route: $(BUILD)/tests/bench/bench_route.o $(BUILD)/libinter
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
 BENCHES := bench_rpc
+$(BUILD)/bench/bench_supply: $(BUILD)/tests/bench/bench_supply.o $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-bench: $(BENCHES:%=$(BUILD)/bench/%)
+bench: all $(BENCHES:%=$(BUILD)/bench/%) $(BUILD)/bench/bench_supply $(BUILD)/bench/bench_keystore
 	$(Q)if $(PKG_CONFIG) --exists grpc++; then $(MAKE) $(BUILD)/bench/grpc_null; fi
-	$(Q)tests/bench/run $(BUILD)/bench.json $(BENCHES:%=$(BUILD)/bench/%)
+	$(Q)BUILD=$(BUILD) tests/bench/run $(BUILD)/bench.json $(BENCHES:%=$(BUILD)/bench/%) tests/bench/bench_daemons
 $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/test_pki.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
