@@ -42,7 +42,7 @@ struct request {
 	struct secret bytes;
 
 	/* its share of an assignment message */
-	unsigned assigned;
+	uint32_t assignments[MAX_RUNS]; /* the one that each run is part of */
 	enum status failure;
 };
 
@@ -85,7 +85,6 @@ struct batch {
 	struct ksa_pool *pool;
 	struct request *first;
 	struct km_assignment assignments[KM_ASSIGNMENTS_MAX];
-	struct request *owners[KM_ASSIGNMENTS_MAX];
 	struct km_assign m;
 };
 
@@ -144,14 +143,11 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		s = a->answer.err.status;
 	if (s == ST_OK && a->count != b->m.count)
 		s = ST_TRANSPORT;
-	for (uint32_t i = 0; i < b->m.count; i++) {
-		enum status one = s == ST_OK ? a->results[i] : s;
-
-		if (one != ST_OK)
-			b->owners[i]->failure = one;
-	}
 	DL_FOREACH_SAFE (b->first, r, next) {
 		DL_DELETE(b->first, r);
+		r->failure = s;
+		for (unsigned i = 0; i < r->run_count && r->failure == ST_OK; i++)
+			r->failure = a->results[r->assignments[i]];
 		if (r->failure == ST_OK) {
 			request_succeed(r);
 			continue;
@@ -162,6 +158,26 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 	}
 	tell_given_up(b->pool);
 	free(b);
+}
+
+/* Adds a run, to the last assignment where it lies behind that: keys that were asked for one by one are
+ * mostly taken one behind another. */
+static uint32_t batch_add(struct batch *b, const struct request *r, const struct run *run)
+{
+	struct km_assignment *last = &b->assignments[b->m.count - 1];
+
+	if (b->m.count > 0 && last->key_len == r->key_len && last->source == r->source->name &&
+	    last->destination == r->destination->name &&
+	    last->offset + (uint64_t)last->count * last->key_len == run->offset) {
+		last->count += run->count;
+		return b->m.count - 1;
+	}
+	b->assignments[b->m.count] = (struct km_assignment){ .offset = run->offset,
+		                                             .key_len = r->key_len,
+		                                             .count = run->count,
+		                                             .source = r->source->name,
+		                                             .destination = r->destination->name };
+	return b->m.count++;
 }
 
 static void batch_send(struct ksa_pool *p)
@@ -178,15 +194,8 @@ static void batch_send(struct ksa_pool *p)
 		b->m.pool = r->pool_id;
 		if (b->m.count == 0)
 			b->m.trace = r->trace;
-		for (unsigned i = 0; i < r->run_count; i++) {
-			b->owners[b->m.count] = r;
-			b->assignments[b->m.count++] =
-				(struct km_assignment){ .offset = r->runs[i].offset,
-				                        .key_len = r->key_len,
-				                        .count = r->runs[i].count,
-				                        .source = r->source->name,
-				                        .destination = r->destination->name };
-		}
+		for (unsigned i = 0; i < r->run_count; i++)
+			r->assignments[i] = batch_add(b, r, &r->runs[i]);
 		DL_DELETE(p->taken, r);
 		DL_APPEND(b->first, r);
 	}
@@ -226,7 +235,6 @@ static enum status take_work(struct ks_txn *t, void *arg)
 	enum status s = ST_OK;
 
 	secret_free(&r->bytes);
-	secret_alloc(&r->bytes, (size_t)r->count * r->key_len);
 	for (r->run_count = 0; got < r->count && s == ST_OK; r->run_count++) {
 		struct run *run = &r->runs[r->run_count];
 
@@ -237,6 +245,13 @@ static enum status take_work(struct ks_txn *t, void *arg)
 		if (s != ST_OK)
 			break;
 		run->count = (uint32_t)(part.len / r->key_len);
+		if (run->count == r->count) {
+			secret_move(&r->bytes, &part);
+			got = r->count;
+			continue;
+		}
+		if (r->bytes.bytes == NULL)
+			secret_alloc(&r->bytes, (size_t)r->count * r->key_len);
 		memcpy(r->bytes.bytes + (size_t)got * r->key_len, part.bytes, part.len);
 		got += run->count;
 		secret_free(&part);
