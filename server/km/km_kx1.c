@@ -203,7 +203,8 @@ static void sync_answer(void *result, void *answer, void **room)
 	(void)room;
 	a->first = r->first;
 	a->count = r->settled.settled_len;
-	memcpy(a->settled, r->settled.settled_val, a->count);
+	if (a->count > 0)
+		memcpy(a->settled, r->settled.settled_val, a->count);
 	a->follower_next = r->follower_next;
 	a->auth_offset = r->auth_offset;
 	memcpy(a->tag, r->tag, sizeof a->tag);

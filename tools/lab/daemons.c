@@ -146,7 +146,7 @@ static enum status has_ended(const struct lab_daemon *d, struct err *e)
 	char tail[LOG_TAIL];
 
 	log_tail(d->log, tail);
-	return err_set(e, ST_CONFIGURATION, "%s ended before it was ready; %s ends with: %s", d->name, d->log, tail);
+	return err_set(e, ST_CONFIGURATION, "%s has ended; %s ends with: %s", d->name, d->log, tail);
 }
 
 /* The mounts of a site with an rpcbind of its own are that rpcbind's. */
@@ -376,25 +376,36 @@ static bool has_keys(const struct lab *lab, const struct lab_application *from,
 	return enough;
 }
 
+static enum status check_all_run(const struct lab *lab, struct err *e)
+{
+	for (size_t i = 0; i < lab->daemon_count; i++) {
+		waitpid(lab->daemons[i].pid, NULL, WNOHANG);
+		if (!lab_daemon_runs(&lab->daemons[i]))
+			return has_ended(&lab->daemons[i], e);
+	}
+	return ST_OK;
+}
+
 static enum status wait_pair(const struct lab *lab, const struct lab_application *from,
-                             const struct lab_application *to, unsigned *left_ms, struct err *e)
+                             const struct lab_application *to, uint64_t until, struct err *e)
 {
 	char said[1024];
 
 	while (!has_keys(lab, from, to, said, sizeof said)) {
+		if (check_all_run(lab, e) != ST_OK)
+			return e->status;
 		if (lab_interrupted)
 			return err_set(e, ST_TIMED_OUT, "interrupted");
-		if (*left_ms < 2 * POLL_MS)
+		if (process_now_ms() >= until)
 			return err_set(e, ST_TIMED_OUT, "no keys from %s to %s yet: see the daemons' logs below %s; %s",
 			               from->name, to->name, lab->directory, said);
 		process_sleep(2 * POLL_MS);
-		*left_ms -= 2 * POLL_MS;
 	}
 	return ST_OK;
 }
 
 /* Where keys are relayed: from every node that has an application to the next one that has, and back. */
-static enum status wait_far_pairs(const struct lab *lab, unsigned *left_ms, struct err *e)
+static enum status wait_far_pairs(const struct lab *lab, uint64_t until, struct err *e)
 {
 	enum status status = ST_OK;
 
@@ -403,15 +414,16 @@ static enum status wait_far_pairs(const struct lab *lab, unsigned *left_ms, stru
 
 		if (a->site == b->site)
 			continue;
-		status = wait_pair(lab, a, b, left_ms, e);
+		status = wait_pair(lab, a, b, until, e);
 		if (status == ST_OK)
-			status = wait_pair(lab, b, a, left_ms, e);
+			status = wait_pair(lab, b, a, until, e);
 	}
 	return status;
 }
 
 enum status lab_wait_keys(struct lab *lab, const struct topology *t, unsigned ms, struct err *e)
 {
+	uint64_t until = process_now_ms() + ms;
 	enum status status = ST_OK;
 
 	for (size_t i = 0; i < t->links.count && status == ST_OK; i++) {
@@ -421,11 +433,11 @@ enum status lab_wait_keys(struct lab *lab, const struct topology *t, unsigned ms
 
 		if (a == NULL || b == NULL)
 			continue;
-		status = wait_pair(lab, a, b, &ms, e);
+		status = wait_pair(lab, a, b, until, e);
 		if (status == ST_OK)
-			status = wait_pair(lab, b, a, &ms, e);
+			status = wait_pair(lab, b, a, until, e);
 	}
 	if (status == ST_OK && t->control != CONTROL_NONE && t->relay_ahead)
-		status = wait_far_pairs(lab, &ms, e);
+		status = wait_far_pairs(lab, until, e);
 	return status;
 }

@@ -173,7 +173,7 @@ bool process_wait_gone(pid_t pid, unsigned long long started, unsigned ms)
 
 /* ---- to the end ---------------------------------------------------------------------------------------- */
 
-static uint64_t now_ms(void)
+uint64_t process_now_ms(void)
 {
 	struct timespec t;
 
@@ -188,7 +188,7 @@ static bool collect(int fd, char *output, size_t len, uint64_t deadline)
 	char chunk[1024];
 
 	for (;;) {
-		uint64_t now = now_ms();
+		uint64_t now = process_now_ms();
 		struct pollfd p = { .fd = fd, .events = POLLIN };
 		ssize_t n;
 
@@ -220,7 +220,7 @@ int process_run(const struct launch *l, char *output, size_t len, unsigned ms)
 		return -1;
 	}
 	close(ends[1]);
-	ended = collect(ends[0], output, len, now_ms() + ms);
+	ended = collect(ends[0], output, len, process_now_ms() + ms);
 	close(ends[0]);
 	if (!ended)
 		kill(pid, SIGKILL);

@@ -42,5 +42,6 @@ bool process_wait_gone(pid_t pid, unsigned long long started, unsigned ms);
 int process_run(const struct launch *l, char *output, size_t len, unsigned ms);
 
 void process_sleep(unsigned ms);
+uint64_t process_now_ms(void); /* monotonic */
 
 #endif
