@@ -235,6 +235,48 @@ enum status chunk_get(struct ks_txn *t, struct pool *p, uint64_t index, enum chu
 	return ST_OK;
 }
 
+/* Copies bytes [from, to) out of an opened chunk's plain form. */
+static enum status copy_from_plain(const uint8_t *plain, size_t len, unsigned from, unsigned to, uint8_t *out)
+{
+	size_t extents = len >= 2 ? (size_t)get_be(plain, 2) : SIZE_MAX, at;
+
+	if (extents > CHUNK_BYTES / 2 || len < 2 + 4 * extents)
+		return ST_STORAGE;
+	at = 2 + 4 * extents;
+	for (size_t i = 0; i < extents; i++) {
+		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2), hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
+
+		if (lo >= hi || hi - lo > len - at)
+			return ST_STORAGE;
+		if (lo <= from && to <= hi) {
+			memcpy(out, plain + at + (from - lo), to - from);
+			return ST_OK;
+		}
+		at += hi - lo;
+	}
+	return ST_KEY_GONE;
+}
+
+enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to, uint8_t *out)
+{
+	struct secret *plain = scratch(t->ks);
+	struct kv_slice sealed;
+	uint8_t place[PLACE_LEN];
+	enum status s;
+
+	place_make(place, p->number, index);
+	s = kv_get(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), &sealed);
+	if (s != ST_OK)
+		return s == ST_NOT_FOUND ? ST_KEY_GONE : broken(t);
+	if (sealed.len < SEAL_OVERHEAD || sealed.len - SEAL_OVERHEAD > plain->len ||
+	    !seal_open(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), sealed, plain->bytes))
+		return damage(t, "a chunk of keys");
+	s = copy_from_plain(plain->bytes, sealed.len - SEAL_OVERHEAD, from, to, out);
+	secret_wipe(plain->bytes, sealed.len - SEAL_OVERHEAD);
+	t->ks->cache.peeked = (struct chunk_key){ index, p->number };
+	return s == ST_STORAGE ? damage(t, "a chunk of keys") : s;
+}
+
 void chunk_touch(struct ks_txn *t, struct chunk *c)
 {
 	t->wrote = true;

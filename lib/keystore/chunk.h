@@ -38,6 +38,7 @@ struct chunk {
 struct chunk_cache {
 	struct chunk *by_key, *by_use; /* the last used first */
 	unsigned count;
+	struct chunk_key peeked; /* last */
 	struct secret scratch;
 };
 
@@ -46,6 +47,9 @@ enum chunk_use { CHUNK_KEEP, CHUNK_ONCE }; /* once: the next one wanted may have
 /* The chunk, opened; an empty one where there is none. Good until the next call here. */
 MUST_CHECK enum status chunk_get(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use,
                                  struct chunk **c);
+/* Bytes [from, to) of a chunk, which need not stay open; ST_KEY_GONE where one is missing. */
+MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to,
+                                  uint8_t *out);
 /* The first chunk that may hold something at or after *index and not after last; ST_NOT_FOUND. */
 MUST_CHECK enum status chunk_next(struct ks_txn *t, struct pool *p, uint64_t *index, uint64_t last);
 /* How many bytes are present, without opening it where that can be avoided. */

@@ -73,12 +73,7 @@ static inline struct kv_slice slice_of(const void *bytes, size_t len)
 /* ---- row.c, assignment.c ------------------------------------------------------------------------ */
 
 struct row;
-struct row_slot;
-
-struct row_cache {
-	struct row_slot *slots;
-	uint64_t clock;
-};
+struct row_cache;
 
 MUST_CHECK enum status rows_flush(struct ks_txn *t); /* changed ones into the database */
 void rows_init(struct ks *ks);
@@ -205,7 +200,7 @@ struct ks {
 	struct secret master;
 	struct pools pools;
 	struct chunk_cache cache;
-	struct row_cache rows;
+	struct row_cache *rows;
 	struct undo *undo;
 	struct sweep sweep;
 	struct rotation rotation;

@@ -122,25 +122,42 @@ static enum status row_read(struct ks_txn *t, struct kv_slice place, struct kv_s
 
 static struct row_slot *slot_at(struct ks *ks, uint32_t pool, uint64_t offset)
 {
-	for (int i = 0; i < ROWS_HOT; i++) {
-		struct row_slot *slot = &ks->rows.slots[i];
+	struct row_cache *cache = ks->rows;
 
-		if (slot->used && slot->row.offset == offset && slot->pool == pool)
-			return slot;
-	}
+	for (int i = 0; i < ROWS_HOT; i++)
+		if (cache->places[i].from == offset && cache->places[i].pool == pool && cache->places[i].use > 0)
+			return &cache->slots[i];
 	return NULL;
 }
 
 /* The open row that pos lies in. */
 static struct row_slot *slot_around(struct ks *ks, uint32_t pool, uint64_t pos)
 {
-	for (int i = 0; i < ROWS_HOT; i++) {
-		struct row_slot *slot = &ks->rows.slots[i];
+	struct row_cache *cache = ks->rows;
 
-		if (slot->used && slot->pool == pool && slot->row.offset <= pos && pos < row_end(&slot->row))
-			return slot;
+	for (int i = 0; i < ROWS_HOT; i++) {
+		struct row_place *place = &cache->places[i];
+
+		if (place->from <= pos && pos < place->to && place->pool == pool && place->use > 0)
+			return &cache->slots[i];
 	}
 	return NULL;
+}
+
+static struct row_place *place_of(struct ks *ks, const struct row_slot *slot)
+{
+	return &ks->rows->places[slot - ks->rows->slots];
+}
+
+static void slot_used(struct ks *ks, struct row_slot *slot)
+{
+	place_of(ks, slot)->use = ++ks->rows->clock;
+}
+
+static void slot_set(struct ks *ks, struct row_slot *slot, uint32_t pool, const struct row *r)
+{
+	slot->row = *r;
+	*place_of(ks, slot) = (struct row_place){ r->offset, row_end(r), ++ks->rows->clock, pool };
 }
 
 /* Into the database, without a note for undoing: it is what earlier works made of it, or is undone by row. */
@@ -159,34 +176,35 @@ static enum status row_store(struct ks_txn *t, uint32_t pool, const struct row *
 
 static enum status slot_flush(struct ks_txn *t, struct row_slot *slot)
 {
-	if (!slot->used || !slot->dirty)
+	struct row_place *place = place_of(t->ks, slot);
+
+	if (place->use == 0 || !slot->dirty)
 		return ST_OK;
 	slot->dirty = false;
-	return row_store(t, slot->pool, &slot->row);
+	return row_store(t, place->pool, &slot->row);
 }
 
 enum status rows_flush(struct ks_txn *t)
 {
 	for (int i = 0; i < ROWS_HOT; i++)
-		if (slot_flush(t, &t->ks->rows.slots[i]) != ST_OK)
+		if (slot_flush(t, &t->ks->rows->slots[i]) != ST_OK)
 			return ST_STORAGE;
 	return ST_OK;
 }
 
 void rows_init(struct ks *ks)
 {
-	ks->rows.slots = xcalloc(ROWS_HOT, sizeof *ks->rows.slots);
+	ks->rows = xcalloc(1, sizeof *ks->rows);
 }
 
 void rows_drop_all(struct ks *ks)
 {
-	for (int i = 0; i < ROWS_HOT; i++)
-		ks->rows.slots[i].used = false;
+	memset(ks->rows->places, 0, sizeof ks->rows->places);
 }
 
 void rows_free(struct ks *ks)
 {
-	free(ks->rows.slots);
+	free(ks->rows);
 }
 
 void row_forget(struct ks *ks, uint32_t pool, uint64_t offset)
@@ -194,33 +212,34 @@ void row_forget(struct ks *ks, uint32_t pool, uint64_t offset)
 	struct row_slot *slot = slot_at(ks, pool, offset);
 
 	if (slot != NULL)
-		slot->used = false;
+		place_of(ks, slot)->use = 0;
 }
 
 /* Out of the cache, with what earlier works changed in the database. */
 static enum status row_let_go(struct ks_txn *t, uint32_t pool, uint64_t offset)
 {
 	struct row_slot *slot = slot_at(t->ks, pool, offset);
+	enum status s = slot != NULL ? slot_flush(t, slot) : ST_OK;
 
-	if (slot == NULL)
-		return ST_OK;
-	slot->used = false;
-	return slot->dirty ? row_store(t, pool, &slot->row) : ST_OK;
+	row_forget(t->ks, pool, offset);
+	return s;
 }
 
 /* A free slot, or the one of the longest unused. */
 static enum status slot_for(struct ks_txn *t, struct row_slot **slot)
 {
-	struct row_slot *best = &t->ks->rows.slots[0];
+	struct row_cache *cache = t->ks->rows;
+	int best = 0;
+	enum status s;
 
-	for (int i = 0; i < ROWS_HOT && best->used; i++) {
-		struct row_slot *other = &t->ks->rows.slots[i];
-
-		if (!other->used || other->use < best->use)
-			best = other;
-	}
-	*slot = best;
-	return slot_flush(t, best);
+	for (int i = 1; i < ROWS_HOT; i++)
+		if (cache->places[i].use < cache->places[best].use)
+			best = i;
+	*slot = &cache->slots[best];
+	s = slot_flush(t, *slot);
+	(*slot)->dirty = false;
+	(*slot)->stamp = 0;
+	return s;
 }
 
 enum status row_restore(struct ks_txn *t, uint32_t pool, const struct row *r)
@@ -229,7 +248,7 @@ enum status row_restore(struct ks_txn *t, uint32_t pool, const struct row *r)
 
 	if (slot == NULL)
 		return row_store(t, pool, r);
-	slot->row = *r;
+	slot_set(t->ks, slot, pool, r);
 	slot->dirty = true;
 	return ST_OK;
 }
@@ -247,7 +266,7 @@ enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r)
 		undo_row(t, p->number, &slot->row);
 		slot->stamp = t->stamp;
 	}
-	slot->row = *r;
+	slot_set(t->ks, slot, p->number, r);
 	slot->dirty = true;
 	t->wrote = true;
 	return ST_OK;
@@ -266,11 +285,11 @@ static enum status row_get(struct ks_txn *t, struct pool *p, struct kv_slice key
 			s = slot_for(t, &slot);
 		if (s != ST_OK)
 			return s;
-		*slot = (struct row_slot){ .used = true, .pool = p->number, .row = *r };
+		slot_set(t->ks, slot, p->number, r);
 	} else {
 		*r = slot->row;
+		slot_used(t->ks, slot);
 	}
-	slot->use = ++t->ks->rows.clock;
 	return ST_OK;
 }
 
@@ -284,7 +303,7 @@ enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, stru
 	if (p->now.rows == 0)
 		return ST_NOT_FOUND;
 	if (slot != NULL) {
-		slot->use = ++t->ks->rows.clock;
+		slot_used(t->ks, slot);
 		*r = slot->row;
 		return ST_OK;
 	}
@@ -367,7 +386,8 @@ enum status row_create(struct ks_txn *t, struct pool *p, const struct row *r)
 		s = slot_for(t, &slot);
 	if (s != ST_OK)
 		return s;
-	*slot = (struct row_slot){ .used = true, .pool = p->number, .use = ++t->ks->rows.clock, .stamp = t->stamp, .row = *r };
+	slot_set(t->ks, slot, p->number, r);
+	slot->stamp = t->stamp;
 	return ST_OK;
 }
 

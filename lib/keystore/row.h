@@ -16,12 +16,22 @@ struct row {
 };
 
 struct row_slot {
-	bool used;
 	bool dirty;     /* differs from the database */
-	uint32_t pool;  /* its number */
 	uint64_t stamp; /* of the last work that changed it */
-	uint64_t use;   /* the greater, the later it was used */
 	struct row row;
+};
+
+/* What is looked through to find a slot, close together in memory. */
+struct row_place {
+	uint64_t from, to; /* bytes of the pool */
+	uint64_t use;      /* the greater, the later it was used; 0: the slot is free */
+	uint32_t pool;     /* its number */
+};
+
+struct row_cache {
+	struct row_place places[ROWS_HOT];
+	struct row_slot slots[ROWS_HOT];
+	uint64_t clock;
 };
 
 static inline uint64_t row_end(const struct row *r) { return r->offset + (uint64_t)r->key_len * r->count; }

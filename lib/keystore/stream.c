@@ -80,6 +80,14 @@ enum status stream_whole(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t
 	return ST_OK;
 }
 
+/* Neither open nor the one looked at just before: keys fetched in any order are not worth keeping a chunk
+ * open for, keys fetched one behind the other are. */
+static bool seen_first(struct ks *ks, const struct pool *p, uint64_t index)
+{
+	return (ks->cache.peeked.index != index || ks->cache.peeked.pool != p->number) &&
+	       chunk_cached(ks, p->number, index) == NULL;
+}
+
 enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, uint8_t *to,
                         enum chunk_use use)
 {
@@ -90,12 +98,17 @@ enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_
 		enum status s;
 
 		x = part_at(offset, hi);
-		s = chunk_get(t, p, x.index, use, &c);
+		if (use == CHUNK_ONCE && seen_first(t->ks, p, x.index)) {
+			s = chunk_peek(t, p, x.index, x.from, x.to, to);
+		} else {
+			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
+			if (s == ST_OK && bits_next_clear(c->present, x.from, x.to) < x.to)
+				s = ST_KEY_GONE;
+			if (s == ST_OK)
+				memcpy(to, c->bytes.bytes + x.from, x.to - x.from);
+		}
 		if (s != ST_OK)
 			return s;
-		if (bits_next_clear(c->present, x.from, x.to) < x.to)
-			return ST_KEY_GONE;
-		memcpy(to, c->bytes.bytes + x.from, x.to - x.from);
 		to += x.to - x.from;
 	}
 	return ST_OK;

@@ -191,7 +191,8 @@ static void fill(struct bench *b, const struct id *pool, uint64_t keys, const ch
 	processor();
 	s = run(b, work_append, (keys * KEY + BLOCK - 1) / BLOCK, 16);
 	if (what != NULL)
-		tell(what, (double)keys * KEY / s / 1e6, "MB/s");
+		printf("%-52s %14.3f MB/s     %.2f ms of processor each\n", what, (double)keys * KEY / s / 1e6,
+		       processor() * 1e9 / ((double)keys * KEY));
 }
 
 int main(int argc, char **argv)
