@@ -35,7 +35,7 @@ all: programs
 # ---- the wire: rpcgen's stubs, made here, never edited ---------------------------------------
 # rpcgen is run inside idl/ (it writes the include path as it was given its argument), does not
 # overwrite, and compiles with warnings: hence the copy, the rm and the flags of their own.
-IDL := common key ak kq1 kq2 kx1 kx2 ck cx
+IDL := common key ak kq1 kq2 kx1 kx2 ck cx mk
 IDL_HEADERS := $(IDL:%=$(BUILD)/idl/%.h)
 IDL_OBJECTS := $(IDL:%=$(BUILD)/idl/%_xdr.o) \
 	$(foreach x,$(filter-out common key,$(IDL)),$(BUILD)/idl/$(x)_clnt.o $(BUILD)/idl/$(x)_svc.o)
@@ -123,9 +123,9 @@ PROGRAMS += qkdn-keyreq
 qkdn-keyreq := tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdn-kmd
-KM := km km_link km_ingest km_sync km_pool km_fill km_verify km_allocate km_transit km_relay km_control km_supply
+KM := km km_link km_ingest km_sync km_pool km_fill km_verify km_allocate km_transit km_relay km_control km_supply km_status
 qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/km_kq.c server/km/km_kx1.c \
-	server/km/km_kx2.c server/km/km_ck.c server/km/km_conf.c server/km/kmd.c
+	server/km/km_kx2.c server/km/km_ck.c server/km/km_mk.c server/km/km_conf.c server/km/kmd.c
 
 PROGRAMS += qkdnctl
 

@@ -250,6 +250,8 @@ struct transit_plan {
 /* s: ST_OK: the destination has it. certain: nothing behind this node has it or ever will. */
 typedef void (*transit_done)(void *arg, enum status s, bool certain, const char *text);
 struct transit *transit_new(struct km *km, const struct transit_plan *plan, transit_done done, void *arg);
+/* Tells each what is on its way over this node. */
+void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg);
 void transit_forget(struct transit *t); /* its done is not called any more */
 
 /* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
@@ -337,6 +339,7 @@ km_handler handle_key_request, handle_key_request_with_id, handle_status;
 km_handler handle_key_supply, handle_key_sync, handle_register, handle_alarm;
 km_handler handle_link_open, handle_link_sync, handle_allocate, handle_relay, handle_completion;
 km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
+km_handler handle_mk_status, handle_mk_pools, handle_mk_relays;
 km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
 
 /* Load what the store remembers; run in the works of km.c's start. */

@@ -66,6 +66,9 @@ union any_answer {
 	struct km_pool_open_answer pool_open;
 	struct km_assign_answer assign;
 	struct km_ck_reservation_answer reservation;
+	struct km_mk_status_answer mk_status;
+	struct km_mk_pools_answer mk_pools;
+	struct km_mk_relays_answer mk_relays;
 };
 
 void km_refuse(km_reply reply, void *arg, enum status s, const char *fmt, ...)
@@ -116,6 +119,9 @@ static km_handler *const handlers[KM_MESSAGES] = {
 	[KM_CK_RELAY] = handle_ck_relay,
 	[KM_CK_ALLOCATION] = handle_ck_allocation,
 	[KM_CK_VOID] = handle_ck_void,
+	[KM_MK_STATUS] = handle_mk_status,
+	[KM_MK_POOLS] = handle_mk_pools,
+	[KM_MK_RELAYS] = handle_mk_relays,
 };
 
 void km_receive(struct km *km, enum km_message m, const char *from, const void *message, km_reply reply, void *arg)

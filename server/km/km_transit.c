@@ -257,6 +257,23 @@ static void finish(struct transit *t, enum status s, bool certain, const char *t
 	transit_free(t);
 }
 
+void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg)
+{
+	struct transit *t;
+
+	DL_FOREACH (km->transits, t) {
+		const struct km_mk_relay r = { .relay = t->relay,
+			                       .source = t->source,
+			                       .destination = t->destination,
+			                       .method = "transit",
+			                       .stage = t->text.bytes == NULL ? "choosing" : "sent",
+			                       .len = t->len };
+
+		if (t->origin != FROM_KSA_POOL) /* the source's is told as its fill */
+			each(&r, arg);
+	}
+}
+
 void transit_forget(struct transit *t)
 {
 	t->forgotten = true;

@@ -64,6 +64,10 @@ enum km_message {
 	KM_CK_RELAY,
 	KM_CK_ALLOCATION,
 	KM_CK_VOID,
+	/* Mk: manager or administrator to KM; the message is a struct id, the trace */
+	KM_MK_STATUS,
+	KM_MK_POOLS,
+	KM_MK_RELAYS,
 	KM_MESSAGES
 };
 
@@ -433,6 +437,35 @@ struct km_ck_relay {
 struct km_ck_relay_id { /* allocation, void */
 	struct id trace;
 	struct id relay;
+};
+
+/* ---- Mk ------------------------------------------------------------------------------------------------------ */
+
+struct km_counters; /* km.h */
+
+struct km_mk_status_answer {
+	struct km_answer answer;
+	const char *km, *controller; /* controller "": none */
+	bool registered;
+	const struct km_counters *counters;
+};
+
+struct km_mk_pools_answer {
+	struct km_answer answer;
+	uint32_t count;
+	const struct ks_pool *pools;
+};
+
+struct km_mk_relay {
+	struct id relay;
+	const char *source, *destination, *method, *stage;
+	uint32_t len;
+};
+
+struct km_mk_relays_answer {
+	struct km_answer answer;
+	uint32_t count;
+	const struct km_mk_relay *relays;
 };
 
 #endif

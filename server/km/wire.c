@@ -192,6 +192,7 @@ struct wire *wire_new(struct rtls_endpoint *ep, struct env *env)
 	rtls_add_program(ep, &wire_kx2, w);
 	rtls_add_program(ep, &wire_ck, w);
 	rtls_add_program(ep, &wire_ck_km, w);
+	rtls_add_program(ep, &wire_mk, w);
 	rtls_watch_conns(ep, watch, w);
 	return w;
 }

@@ -1,6 +1,6 @@
 /*
  * wire.h - a key manager's core on RPC: what the files at the reference points (km_ak.c, km_kq.c,
- * km_kx1.c, km_kx2.c, km_ck.c) share. They alone know the generated types.
+ * km_kx1.c, km_kx2.c, km_ck.c, km_mk.c) share. They alone know the generated types.
  */
 #ifndef QKDN_KM_WIRE_H
 #define QKDN_KM_WIRE_H
@@ -50,7 +50,7 @@ enum { WIRE_ARGS_MAX = 512, WIRE_ANSWER_MAX = 1024 };
 /* The rows of each reference point; each ends with a NULL role. */
 extern const struct wire_row wire_kq_rows[], wire_kx1_rows[], wire_kx2_rows[], wire_ck_rows[];
 
-extern const struct rtls_program wire_ak, wire_kq1, wire_kq1_module, wire_kq2, wire_kq2_module, wire_kx1, wire_kx2, wire_ck, wire_ck_km;
+extern const struct rtls_program wire_ak, wire_kq1, wire_kq1_module, wire_kq2, wire_kq2_module, wire_kx1, wire_kx2, wire_ck, wire_ck_km, wire_mk;
 
 /* ---- small conversions ----------------------------------------------------------------------------------- */
 

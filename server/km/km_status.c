@@ -1,0 +1,121 @@
+/* km_status.c - what a KM tells its manager: counters, pools, ranges on their way (Mk). */
+#include <stdlib.h>
+
+#include "core.h"
+
+enum { POOLS_MOST = 2048, RELAYS_MOST = 1024 };
+
+void handle_mk_status(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	struct km_mk_status_answer a = { .km = km->name,
+		                         .controller = km->control.name ? km->control.name : "",
+		                         .registered = km->control.registered,
+		                         .counters = &km->counters };
+
+	(void)from;
+	(void)message;
+	reply(&a.answer, arg);
+}
+
+/* ---- pools ------------------------------------------------------------------------------------------ */
+
+struct pools {
+	struct ks_pool *pools;
+	uint32_t count;
+	km_reply reply;
+	void *arg;
+};
+
+static bool add_pool(const struct ks_pool *pool, void *arg)
+{
+	struct pools *p = arg;
+
+	p->pools = xrealloc(p->pools, (p->count + 1) * sizeof *p->pools);
+	p->pools[p->count++] = *pool;
+	return p->count < POOLS_MOST;
+}
+
+static enum status pools_work(struct ks_txn *t, void *arg)
+{
+	struct pools *p = arg;
+
+	p->count = 0;
+	ks_pool_each(t, add_pool, p);
+	return ST_OK;
+}
+
+static void pools_done(enum status s, void *arg)
+{
+	struct pools *p = arg;
+	struct km_mk_pools_answer a = { .count = p->count, .pools = p->pools };
+
+	if (s == ST_OK)
+		p->reply(&a.answer, p->arg);
+	else
+		km_refuse(p->reply, p->arg, s, "reading the pools: %s", status_name(s));
+	free(p->pools);
+	free(p);
+}
+
+void handle_mk_pools(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	struct pools *p = xcalloc(1, sizeof *p);
+
+	(void)from;
+	(void)message;
+	p->reply = reply;
+	p->arg = arg;
+	ks_submit(km->ks, pools_work, pools_done, p);
+}
+
+/* ---- ranges on their way -------------------------------------------------------------------------------- */
+
+struct relays {
+	uint32_t count;
+	struct km_mk_relay relays[RELAYS_MOST];
+};
+
+static void add_relay(const struct km_mk_relay *r, void *arg)
+{
+	struct relays *all = arg;
+
+	if (all->count < RELAYS_MOST)
+		all->relays[all->count++] = *r;
+}
+
+static const char *method_name(uint32_t method)
+{
+	return method == FILL_ALLOCATION ? "allocation" : method == FILL_RELAY ? "relay" : "reservation";
+}
+
+static const char *stage_name(enum fill_stage stage)
+{
+	static const char *const names[] = { [FILL_TAKING] = "taking",       [FILL_SENDING] = "sending",
+		                             [FILL_ARRIVED] = "arrived",     [FILL_VERIFYING] = "verifying",
+		                             [FILL_SETTLING] = "settling",   [FILL_VOIDING] = "voiding",
+		                             [FILL_VOIDED] = "voided" };
+
+	return names[stage];
+}
+
+void handle_mk_relays(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	struct relays *all = xcalloc(1, sizeof *all);
+	struct km_mk_relays_answer a = { .relays = all->relays };
+
+	(void)from;
+	(void)message;
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+		for (struct fill *f = p->fills; f != NULL; f = f->next)
+			add_relay(&(struct km_mk_relay){ .relay = f->note.relay,
+			                                 .source = km->name,
+			                                 .destination = p->destination,
+			                                 .method = method_name(f->note.method),
+			                                 .stage = stage_name(f->stage),
+			                                 .len = f->note.len },
+			          all);
+	transit_each(km, add_relay, all);
+	a.count = all->count;
+	reply(&a.answer, arg);
+	free(all);
+}
