@@ -160,7 +160,7 @@ UNITS += conf
 UNITS += ladder
 UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
-UNITS += quantum_link
+UNITS += quantum_link quantum_device
 UNITS += keystore keystore_model keystore_files keystore_crash
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
@@ -195,6 +195,9 @@ $(ECHO_OBJECTS): $(BUILD)/tests/unit/%.o: $(BUILD)/tests/unit/%.c
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
 $(BUILD)/tests/unit/test_quantum_model: $(BUILD)/server/quantum/model.o
 $(BUILD)/tests/unit/test_quantum_link: $(addprefix $(BUILD)/server/quantum/,model.o key_block.o qkd_module.o qkd_link.o)
+$(BUILD)/tests/unit/test_quantum_device: $(BUILD)/tests/lib/test_pki.o $(addprefix $(BUILD)/server/quantum/,model.o \
+	key_block.o qkd_module.o qkd_link.o device.o quantum_kq1.o quantum_kq2.o)
+$(BUILD)/tests/unit/test_quantum_device.o: CPPFLAGS += -Itests/lib
 $(RPC_TEST_OBJECTS) $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
 $(BUILD)/tests/lib/echo_ends.o $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): | $(BUILD)/tests/unit/echo.h
 $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
