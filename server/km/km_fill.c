@@ -13,7 +13,7 @@
 #include "core.h"
 
 enum {
-	FILLS_MOST = 4,
+	FILLS_MOST = 8,
 	FILL_UNHURRIED = 32 * 1024, /* smallest fill while there are enough keys: fewer messages */
 	RETRY_NS = 200 * 1000 * 1000,
 };

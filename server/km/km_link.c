@@ -379,7 +379,6 @@ static void open_answered(enum status s, const void *answer, void *arg)
 		         (unsigned long long)l->next_sequence);
 		link_sync_soon(l, 0);
 		control_report_links(l->km);
-		ksa_pool_make(ksa_pool_to(l->km, l->peer));
 		link_changed(l);
 	} else if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer)) {
 		link_sync_soon(l, NS_PER_S); /* which opens it where it is not open */
@@ -459,7 +458,6 @@ static void follower_recalled(enum status s, void *arg)
 	r->reply(&a.answer, r->arg);
 	if (s == ST_OK) {
 		control_report_links(l->km);
-		ksa_pool_make(ksa_pool_to(l->km, l->peer));
 		link_changed(l);
 	}
 	free(r);
