@@ -248,6 +248,14 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
+# The store's works are delayed and dropped like messages: ks_submit is the simulation's.
+SIM := applications check control copy modules net node schedule sim
+SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o)
+$(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(BUILD)/tests/sim/test_relay_scenarios.o: CPPFLAGS += -Iserver/km -Itests/sim
+$(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit -o $@ $^ $(LIBS)
+
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad
 TEST_PROGRAMS += key_load store_check
@@ -327,6 +335,7 @@ clean:
 
 .PHONY: FORCE all bench programs install check check-unit fuzz soak demo print-programs clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d)
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d) \
+	$(SIM:%=$(BUILD)/tests/sim/%.d) $(BUILD)/tests/sim/main.d $(BUILD)/tests/sim/test_relay_scenarios.d
 
 .SECONDARY:

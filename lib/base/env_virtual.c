@@ -35,6 +35,7 @@ struct env_timer {
 	env_cb cb;
 	void *arg;
 	uint64_t order; /* of the entry that counts; 0: not set */
+	size_t entries; /* in the heap, dead ones too */
 };
 
 static struct world *world_of(struct env *env)
@@ -102,6 +103,8 @@ static bool pop(struct world *w, uint64_t until, struct due *d)
 		w->heap[0] = w->heap[--w->count];
 		sift_down(w->heap, w->count, 0);
 		w->now = d->at;
+		if (d->timer != NULL)
+			d->timer->entries--;
 	}
 	pthread_mutex_unlock(&w->lock);
 	return some;
@@ -131,6 +134,7 @@ static void virtual_timer_set(struct env_timer *t, uint64_t after_ns)
 {
 	struct due d = { .env = t->env, .timer = t };
 
+	t->entries++;
 	t->order = push(world_of(t->env), d, after_ns);
 }
 
@@ -159,7 +163,8 @@ static void drop(struct world *w, const struct env *env, const struct env_timer 
 
 static void virtual_timer_free(struct env_timer *t)
 {
-	drop(world_of(t->env), NULL, t);
+	if (t->entries > 0)
+		drop(world_of(t->env), NULL, t);
 	free(t);
 }
 
@@ -168,6 +173,13 @@ static void virtual_post(struct env *env, env_cb cb, void *arg)
 	struct due d = { .env = env, .cb = cb, .arg = arg };
 
 	push(world_of(env), d, 0);
+}
+
+void env_virtual_after(struct env *env, uint64_t ns, env_cb cb, void *arg)
+{
+	struct due d = { .env = env, .cb = cb, .arg = arg };
+
+	push(world_of(env), d, ns);
 }
 
 uint64_t world_random(struct world *w)

@@ -14,6 +14,9 @@ void world_free(struct world *w); /* after every env and timer of it */
 struct env *env_virtual_new(struct world *w);
 void env_virtual_free(struct env *env); /* drops the timers and posts still set on it */
 
+/* Runs cb once, ns from now: a timer that needs no keeping. */
+void env_virtual_after(struct env *env, uint64_t ns, env_cb cb, void *arg);
+
 /* Runs the next post or timer; false when nothing is left to run. */
 bool world_step(struct world *w);
 

@@ -1,0 +1,256 @@
+/* check.c - what is checked of the messages on the wire: no pad and no authentication key is used twice. */
+#include <stdio.h>
+
+#include "inside.h"
+
+enum { REMNANTS_MOST = 4096 };
+
+void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
+
+/* ---- ranges ----------------------------------------------------------------------------------------------- */
+
+/* Index of the first range that ends at or behind from. */
+static size_t ranges_find(const struct ranges *r, uint64_t from)
+{
+	size_t low = 0, high = r->count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (r->items[middle].to < from)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+bool ranges_add(struct ranges *r, uint64_t from, uint64_t to)
+{
+	size_t i = ranges_find(r, from);
+	bool joins_left = i < r->count && r->items[i].to == from;
+	size_t next = joins_left ? i + 1 : i;
+
+	if (next < r->count && r->items[next].from < to)
+		return false;
+	if (joins_left) {
+		r->items[i].to = to;
+		if (next < r->count && r->items[next].from == to) {
+			r->items[i].to = r->items[next].to;
+			memmove(&r->items[next], &r->items[next + 1], (--r->count - next) * sizeof *r->items);
+		}
+		return true;
+	}
+	if (i < r->count && r->items[i].from == to) {
+		r->items[i].from = from;
+		return true;
+	}
+	if (r->count == r->room) {
+		r->room = r->room ? 2 * r->room : 16;
+		r->items = xrealloc(r->items, r->room * sizeof *r->items);
+	}
+	memmove(&r->items[i + 1], &r->items[i], (r->count++ - i) * sizeof *r->items);
+	r->items[i] = (struct range){ from, to };
+	return true;
+}
+
+void ranges_free(struct ranges *r)
+{
+	free(r->items);
+	*r = (struct ranges){ NULL, 0, 0 };
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------ */
+
+static int direction(const struct sim_link *l, const struct party *from)
+{
+	return &l->ends[0]->party == from ? 0 : 1;
+}
+
+static void check_relay(struct sim *s, struct party *from, const struct km_relay *m)
+{
+	struct sim_link *l = sim_link_by_name(s, m->link);
+	uint64_t pad = 0;
+
+	if (l == NULL) {
+		sim_violation(s, "%s relays over link %s, which there is not", from->name, m->link);
+		return;
+	}
+	for (uint32_t i = 0; i < m->pad_count; i++) {
+		pad += m->pads[i].len;
+		if (!ranges_add(&l->keys[direction(l, from)], m->pads[i].offset, m->pads[i].offset + m->pads[i].len))
+			sim_violation(s, "%s used pad of link %s twice: %u bytes at %llu", from->name, l->name, m->pads[i].len,
+			              (unsigned long long)m->pads[i].offset);
+	}
+	if (pad < m->len + 32u)
+		sim_violation(s, "%s relays %u bytes under a pad of %llu", from->name, m->len, (unsigned long long)pad);
+}
+
+/* A range of a link pool that became one of a KSA pool. The same again is the same. */
+static void check_taken(struct sim *s, struct party *from, const char *link, uint64_t offset, uint32_t len,
+                        const struct id *ksa_pool, uint64_t ksa_offset)
+{
+	struct sim_link *l = sim_link_by_name(s, link);
+	int d = direction(l, from);
+	struct taken_range *t;
+
+	LL_FOREACH (l->taken[d], t)
+		if (t->from == offset && t->to == offset + len && t->ksa_offset == ksa_offset &&
+		    id_equal(&t->ksa_pool, ksa_pool))
+			return;
+	if (!ranges_add(&l->keys[d], offset, offset + len))
+		sim_violation(s, "%s used a range of link %s twice: %u bytes at %llu", from->name, link, len,
+		              (unsigned long long)offset);
+	t = xcalloc(1, sizeof *t);
+	*t = (struct taken_range){ offset, offset + len, ksa_offset, *ksa_pool, NULL };
+	LL_PREPEND(l->taken[d], t);
+}
+
+static void check_assign(struct sim *s, struct party *from, const struct km_assign *m)
+{
+	struct pool_use *u;
+
+	HASH_FIND(hh, s->pool_uses, &m->pool, sizeof m->pool, u);
+	if (u == NULL) {
+		u = xcalloc(1, sizeof *u);
+		u->pool = m->pool;
+		HASH_ADD(hh, s->pool_uses, pool, sizeof u->pool, u);
+	}
+	for (uint32_t i = 0; i < m->count; i++) {
+		const struct km_assignment *a = &m->assignments[i];
+
+		if (!ranges_add(&u->assigned, a->offset, a->offset + (uint64_t)a->key_len * a->count))
+			sim_violation(s, "%s assigned keys twice", from->name);
+	}
+}
+
+void check_sent(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message)
+{
+	const struct km_allocate *a = message;
+	const struct km_link_sync *sync = message;
+	struct sim_link *l;
+
+	(void)to;
+	switch (m) {
+	case KM_RELAY:
+		check_relay(s, from, message);
+		break;
+	case KM_ALLOCATE:
+		check_taken(s, from, a->link, a->link_offset, a->len, &a->ksa_pool, a->ksa_offset);
+		break;
+	case KM_LINK_SYNC:
+		l = sim_link_by_name(s, sync->link);
+		if (!ranges_add(&l->auth[0], sync->auth_offset, sync->auth_offset + sync->count * 32u))
+			sim_violation(s, "%s used authentication keys of link %s twice", from->name, l->name);
+		break;
+	case KM_ASSIGN:
+		check_assign(s, from, message);
+		break;
+	default:
+		break;
+	}
+}
+
+void check_answer(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message,
+                  const struct km_answer *answer)
+{
+	const struct km_link_sync_answer *sync = (const struct km_link_sync_answer *)answer;
+	const struct km_ck_reservation_answer *r = (const struct km_ck_reservation_answer *)answer;
+	struct sim_link *l;
+
+	(void)from;
+	if (answer->err.status != ST_OK)
+		return;
+	if (m == KM_LINK_SYNC && sync->count > 0) {
+		l = sim_link_by_name(s, ((const struct km_link_sync *)message)->link);
+		if (!ranges_add(&l->auth[1], sync->auth_offset, sync->auth_offset + 32))
+			sim_violation(s, "%s used an authentication key of link %s twice", to->name, l->name);
+	} else if (m == KM_CK_RESERVATION) {
+		check_taken(s, to, r->link, r->link_offset, ((const struct km_ck_reservation *)message)->len, &r->ksa_pool,
+		            r->ksa_offset);
+	}
+}
+
+/* ---- at the end: what the two ends of a pool hold ------------------------------------------------------------------ */
+
+struct look {
+	struct sim *sim;
+	struct node *node;
+	struct seen_pool *seen;
+};
+
+struct seen_pool {
+	struct ks_pool pool;
+	struct node *node;
+	struct seen_pool *next;
+};
+
+static bool look_at(const struct ks_pool *pool, void *arg)
+{
+	struct look *look = arg;
+	struct seen_pool *p = xcalloc(1, sizeof *p);
+
+	p->pool = *pool;
+	p->node = look->node;
+	LL_PREPEND(look->seen, p);
+	return true;
+}
+
+static enum status look_work(struct ks_txn *t, void *arg)
+{
+	ks_pool_each(t, look_at, arg);
+	return ST_OK;
+}
+
+static void compare(struct sim *s, const struct ks_pool *a, const struct ks_pool *b)
+{
+	static const char *const kinds[] = { [KS_POOL_LINK] = "link", [KS_POOL_AUTH] = "auth", [KS_POOL_KSA] = "KSA" };
+	uint64_t more = a->stock > b->stock ? a->stock - b->stock : b->stock - a->stock;
+
+	if (a->retired || b->retired || a->desc.kind == KS_POOL_AUTH)
+		return;
+	if (more > 0)
+		sim_say(s, "%s pool %s -> %s: stock %llu and %llu, head %llu and %llu, ready %llu and %llu, tail %llu and %llu",
+		        kinds[a->desc.kind], a->desc.source, a->desc.destination, (unsigned long long)a->stock,
+		        (unsigned long long)b->stock, (unsigned long long)a->head, (unsigned long long)b->head,
+		        (unsigned long long)a->ready, (unsigned long long)b->ready, (unsigned long long)a->tail,
+		        (unsigned long long)b->tail);
+	/* remnants between keys of different sizes are void at the source, and at the destination with the next opening */
+	if (a->desc.kind == KS_POOL_KSA && b->stock > a->stock && more < REMNANTS_MOST)
+		s->stats.bytes_remnants += more;
+	else if (a->desc.kind == KS_POOL_KSA && more > 0)
+		sim_violation(s, "the KSA pool from %s to %s holds %llu bytes there and %llu here", a->desc.source,
+		              a->desc.destination, (unsigned long long)a->stock, (unsigned long long)b->stock);
+	else
+		s->stats.bytes_lost_on_links += more;
+}
+
+/* Call when nothing is under way any more. */
+void check_end(struct sim *s)
+{
+	struct look look = { .sim = s };
+	struct seen_pool *p, *q, *next;
+
+	for (unsigned i = 0; i < s->options.nodes; i++) {
+		look.node = &s->nodes[i];
+		__real_ks_submit(s->nodes[i].ks, look_work, NULL, &look);
+	}
+	LL_FOREACH (look.seen, p)
+		if (strcmp(p->pool.desc.source, p->node->party.name) == 0)
+			LL_FOREACH (look.seen, q)
+				if (q->node != p->node && id_equal(&p->pool.desc.id, &q->pool.desc.id))
+					compare(s, &p->pool, &q->pool);
+	LL_FOREACH_SAFE (look.seen, p, next)
+		free(p);
+}
+
+void check_free(struct sim *s)
+{
+	struct pool_use *u, *next;
+
+	HASH_ITER (hh, s->pool_uses, u, next) {
+		HASH_DEL(s->pool_uses, u);
+		ranges_free(&u->assigned);
+		free(u);
+	}
+}

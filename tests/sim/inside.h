@@ -1,0 +1,211 @@
+/* inside.h - the inside of the simulation, for the files of tests/sim alone. */
+#ifndef QKDN_SIM_INSIDE_H
+#define QKDN_SIM_INSIDE_H
+
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "sim.h"
+
+enum { PARTIES_MAX = 512, CONTROLLER_INDEX = 0 };
+
+/* Memory that is freed all at once. */
+struct bag {
+	struct bag_item *items;
+};
+void *bag_alloc(struct bag *b, size_t len);
+void *bag_copy(struct bag *b, const void *p, size_t len);
+void bag_free(struct bag *b);
+void *copy_message(struct bag *b, enum km_message m, const void *message);
+void *copy_answer(struct bag *b, enum km_message m, const struct km_answer *answer);
+const char *message_name(enum km_message m);
+
+/* ---- parties and the net between them ----------------------------------------------------------------- */
+
+enum party_kind { PARTY_CONTROLLER, PARTY_KM, PARTY_MODULE };
+
+struct party {
+	struct sim *sim;
+	char name[NAME_MAX_LEN + 1];
+	enum party_kind kind;
+	unsigned index, incarnation;
+	bool alive, listening;
+	void (*receive)(struct party *p, enum km_message m, struct party *from, const void *message, km_reply reply,
+	                void *arg);
+	void (*notice)(struct party *p, struct party *other, bool up);
+	UT_hash_handle hh;
+};
+
+struct conn {
+	bool wanted, up;
+	unsigned epoch;
+	bool seen[2]; /* by the lower and the higher index */
+	uint64_t down_at, cut_until;
+};
+
+struct call;
+
+void party_add(struct sim *s, struct party *p, const char *name, enum party_kind kind);
+struct party *party_by_name(struct sim *s, const char *name);
+struct conn *conn_of(struct sim *s, const struct party *a, const struct party *b);
+bool conn_is_seen(struct sim *s, const struct party *by, const struct party *other);
+void net_want(struct sim *s, struct party *a, struct party *b);
+void net_break(struct sim *s, struct party *a, struct party *b);
+void net_party_died(struct party *p); /* after alive and incarnation were changed */
+void net_tick(struct sim *s);
+void net_send(struct party *from, const char *to, enum km_message m, const void *message, uint64_t timeout,
+              km_answered answered, void *arg);
+void net_check_quiet(struct sim *s);
+void net_free(struct sim *s);
+extern const struct km_wire sim_wire;
+
+/* ---- key managers ------------------------------------------------------------------------------------------- */
+
+struct store_job {
+	struct node *node;
+	unsigned incarnation;
+	ks_work work;
+	ks_done done;
+	void *arg;
+	struct store_job *next;
+};
+
+struct node {
+	struct party party;
+	unsigned number;
+	struct env *store_env, *env;
+	struct ks *ks;
+	struct km *km;
+	bool ready, commit_due;
+	struct store_job *queue;
+	struct km_counters past; /* of earlier incarnations */
+	UT_hash_handle by_ks;
+};
+
+void node_new(struct sim *s, struct node *n, unsigned number);
+void node_free(struct node *n);
+/* What a killed core would have freed: kept where a leak checker sees it. */
+void graveyard(void *p);
+
+/* ---- links and modules ---------------------------------------------------------------------------------------- */
+
+enum { MODULE_KEEPS = 512 };
+
+struct block {
+	uint64_t sequence, not_before;
+	uint8_t *bytes;
+	struct block *prev, *next;
+};
+
+struct module {
+	struct party party;
+	struct sim_link *link;
+	struct node *node;
+	bool registered, supplying, synced;
+	unsigned kept;
+	struct block *blocks;
+	uint64_t again_at;
+	unsigned retry_dice;
+};
+
+struct range {
+	uint64_t from, to;
+};
+
+/* Which parts of a stream were used. */
+struct ranges {
+	struct range *items;
+	size_t count, room;
+};
+bool ranges_add(struct ranges *r, uint64_t from, uint64_t to); /* false: some of it is there already */
+void ranges_free(struct ranges *r);
+
+/* A range of a link pool that went into a KSA pool: may be told again, never otherwise. */
+struct taken_range {
+	uint64_t from, to, ksa_offset;
+	struct id ksa_pool;
+	struct taken_range *next;
+};
+
+struct sim_link {
+	struct sim *sim;
+	char name[NAME_MAX_LEN + 1];
+	struct node *ends[2]; /* the leader first */
+	struct module modules[2];
+	bool down;
+	uint64_t next_sequence;
+	struct ranges keys[2], auth[2]; /* by direction: that of the leader first */
+	struct taken_range *taken[2];
+};
+
+void links_new(struct sim *s);
+void links_free(struct sim *s);
+void link_make_block(struct sim_link *l);
+void module_tick(struct module *m);
+struct sim_link *sim_link_by_name(struct sim *s, const char *name);
+
+/* ---- applications --------------------------------------------------------------------------------------------- */
+
+struct app_request;
+struct app_key;
+void app_tick(struct sim *s);
+void app_settle_check(struct sim *s);
+bool app_is_quiet(struct sim *s);
+void app_node_died(struct node *n);
+void app_free(struct sim *s);
+
+/* ---- the controller ------------------------------------------------------------------------------------------------ */
+
+struct controller_state {
+	struct party party;
+	bool registered[PARTIES_MAX];
+	struct reservation *reservations;
+	uint64_t next_reservation_at;
+};
+void control_new(struct sim *s);
+void control_tick_sim(struct sim *s);
+void control_free(struct sim *s);
+
+/* ---- checks of messages ------------------------------------------------------------------------------------------- */
+
+void check_sent(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message);
+void check_answer(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message,
+                  const struct km_answer *answer);
+void check_end(struct sim *s);
+void check_free(struct sim *s);
+
+struct pool_use {
+	struct id pool;
+	struct ranges assigned;
+	UT_hash_handle hh;
+};
+
+struct sim {
+	struct sim_options options;
+	struct world *world;
+	struct env *env; /* of the net and all that is played */
+	char directory[64];
+	struct node *nodes;
+	struct sim_link *links;
+	unsigned link_count, party_count, violations;
+	struct party *parties[PARTIES_MAX], *by_name;
+	struct node *by_ks;
+	struct conn *conns;
+	struct call *calls;
+	struct call *relays_seen[16]; /* to be replayed */
+	struct controller_state control;
+	struct app_request *requests;
+	struct app_key *keys, *keys_by_id;
+	uint64_t next_request_at, next_block_at;
+	bool settling;
+	sim_hook hook;
+	void *hook_arg;
+	struct pool_use *pool_uses;
+	struct sim_stats stats;
+};
+
+bool sim_chance(struct sim *s, unsigned in_a_thousand);
+
+#endif
