@@ -259,8 +259,7 @@ static enum status void_work(struct ks_txn *t, void *arg)
 
 	if (s == ST_UNKNOWN_KEY_ID) /* never assigned: a range on its way */
 		s = ST_OK;
-	if (s == ST_OK)
-		s = used_raise(t, &v->m.pool, v->m.offset + v->m.len);
+	/* not a use: a range on its way is void here before its source has used what lies below it */
 	return s == ST_OK ? ks_void(t, &v->m.pool, v->m.offset, v->m.len, NULL) : s;
 }
 
