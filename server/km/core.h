@@ -58,8 +58,10 @@ struct link {
 	bool syncing;
 	uint64_t follower_next; /* leader: what the follower last said it had */
 	uint64_t stuck_since;   /* monotonic; 0: not stuck */
-	struct km_link_sync offered; /* leader: the last offer that was answered; a count of 0: none */
 	struct env_timer *sync_timer;
+	/* Leader: authentication keys of blocks that the follower has not decided on, from sync_keys_first on. */
+	struct secret sync_keys;
+	uint64_t sync_keys_first, sync_keys_offset;
 
 	bool module_up, pull, pulling, out_of_credit;
 	struct env_timer *pull_timer;
@@ -110,8 +112,10 @@ struct link_note {
 	uint64_t last_first; /* follower: the last window it settled, to answer a lost answer again */
 	uint32_t last_count;
 	uint8_t last_settled[KM_WINDOW_MAX];
+	uint64_t last_auth_offset;
+	uint8_t last_tag[KM_TAG_LEN];
 };
-enum { LINK_NOTE_VERSION = 1 };
+enum { LINK_NOTE_VERSION = 2 };
 MUST_CHECK enum status link_note_get(struct ks_txn *t, const char *link, struct link_note *n);
 MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const struct link_note *n);
 
@@ -266,8 +270,8 @@ struct km_relay *relay_copy(const struct km_relay *m);
 
 struct control {
 	char *name; /* NULL: this KM has no controller */
-	bool up, registered, distributed;
-	uint64_t report_interval, report_at;
+	bool up, registering, registered, distributed;
+	uint64_t register_at, report_interval, report_at;
 };
 
 void control_peer_up(struct km *km, bool up);

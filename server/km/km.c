@@ -486,6 +486,7 @@ void km_free(struct km *km)
 		HASH_DEL(km->links, l);
 		env_timer_free(km->env, l->sync_timer);
 		env_timer_free(km->env, l->pull_timer);
+		secret_free(&l->sync_keys);
 		free(l->initial_secret);
 		free(l);
 	}

@@ -7,19 +7,20 @@
  * rest waits. It commits before it answers, and keeps its last answer, so that a lost one can be given
  * again. The leader commits the same when the answer, tagged from the follower's pool, has come.
  *
- * An authentication key is spent on one block. The follower spends only those of the blocks that it
- * settles, and the leader offers the others again under the tags that it has sent already: the same key
- * over the same bits tells nobody more, and a block that is late does not drain the authentication pool.
- *
  * A kill anywhere leaves the follower at most one window ahead; the leader asks for that window again
- * and is given the kept answer. Authentication keys taken for a message that got lost are gone.
+ * and is given the kept answer.
+ *
+ * Authentication keys grow with the blocks that are settled: were some spent on every message that gets lost or
+ * has to wait, none would be left in the end to settle a block with. So a key is taken for a block once, and
+ * kept for it until the follower has decided: the same tag over the same block is sent again, which tells
+ * nothing new. The follower spends keys on what it decides alone, and gives a kept answer with its kept tag.
  */
 #include <stdlib.h>
 
 #include "core.h"
 #include "otp.h"
 
-enum { RETRY_NS = 20 * 1000 * 1000 };
+enum { RETRY_NS = 20 * 1000 * 1000, AUTH_KEYS_SHARE = 2 };
 
 /* ---- what both ends do in a work -------------------------------------------------------------------- */
 
@@ -74,6 +75,8 @@ static enum status settle(struct ks_txn *t, const struct link_view *v, const str
 	note.last_first = a->first;
 	note.last_count = a->count;
 	memcpy(note.last_settled, a->settled, sizeof note.last_settled);
+	note.last_auth_offset = a->auth_offset;
+	memcpy(note.last_tag, a->tag, sizeof note.last_tag);
 	return link_note_put(t, v->name, &note);
 }
 
@@ -93,7 +96,6 @@ static enum status read_stock(struct ks_txn *t, const struct link_view *v, uint6
 static void apply(struct link *l, const struct km_link_sync_answer *a, const uint64_t stock[2])
 {
 	struct km_counters *c = &l->km->counters;
-	uint64_t before = link_stock_out(l);
 
 	for (uint32_t i = 0; i < a->count; i++) {
 		if (a->settled[i])
@@ -103,8 +105,6 @@ static void apply(struct link *l, const struct km_link_sync_answer *a, const uin
 	}
 	link_settled(l, a->first + a->count);
 	memcpy(l->stock, stock, sizeof l->stock);
-	if (before < l->km->limits.link_reserve && link_stock_out(l) >= l->km->limits.link_reserve)
-		control_report_links(l->km); /* it carries relays from now on */
 	link_changed(l);
 }
 
@@ -114,48 +114,67 @@ struct offer {
 	struct link *l;
 	struct link_view view;
 	uint32_t wanted;
+	struct secret keys; /* kept from the message before, and taken for this one */
 	uint8_t have[KM_WINDOW_MAX];
 	struct km_link_sync m;
 	struct km_link_sync_answer a;
 	uint64_t stock[2];
 };
 
-/* At most half of the authentication keys that are left: those of a message that gets lost are gone, and
- * must not be the last. */
-static enum status affordable_window(struct ks_txn *t, const struct link_view *v, uint32_t *blocks)
+/* Takes keys for the blocks that have none yet: behind those that are kept, and not all that are left. */
+static enum status take_keys(struct ks_txn *t, struct offer *o)
 {
+	struct secret more = { NULL, 0 }, all = { NULL, 0 };
+	uint64_t end = o->m.auth_offset + o->keys.len, offset;
+	size_t lacking;
 	struct ks_pool pool;
-	enum status s = ks_pool_get(t, &v->pools[KM_AUTH_OUT], &pool);
-	uint64_t keys = s == ST_OK ? pool.stock / AUTH_KEY_LEN / 2 : 0;
+	enum status s = ks_pool_get(t, &o->view.pools[KM_AUTH_OUT], &pool);
 
-	*blocks = keys < 1 ? 1 : keys < KM_WINDOW_MAX ? (uint32_t)keys : KM_WINDOW_MAX;
-	return s;
+	if (s != ST_OK || o->wanted * AUTH_KEY_LEN <= o->keys.len || (o->keys.len > 0 && pool.head != end))
+		return s;
+	lacking = o->wanted * AUTH_KEY_LEN - o->keys.len;
+	if (lacking > pool.stock / AUTH_KEYS_SHARE)
+		lacking = pool.stock / AUTH_KEYS_SHARE / AUTH_KEY_LEN * AUTH_KEY_LEN;
+	if (lacking == 0 && o->keys.len == 0)
+		lacking = AUTH_KEY_LEN;
+	if (lacking == 0)
+		return ST_OK;
+	s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN, lacking, AUTH_KEY_LEN, &offset, &more);
+	if (s != ST_OK)
+		return s == ST_TOO_FEW_KEYS && o->keys.len > 0 ? ST_OK : s;
+	if (o->keys.len == 0) {
+		secret_move(&o->keys, &more);
+		o->m.auth_offset = offset;
+	} else if (offset == end) {
+		secret_alloc(&all, o->keys.len + more.len);
+		memcpy(all.bytes, o->keys.bytes, o->keys.len);
+		memcpy(all.bytes + o->keys.len, more.bytes, more.len);
+		secret_free(&o->keys);
+		secret_move(&o->keys, &all);
+	} /* else there is a hole of voided blocks between: these are lost, once */
+	secret_free(&more);
+	return ST_OK;
 }
 
 static enum status offer_work(struct ks_txn *t, void *arg)
 {
 	struct offer *o = arg;
-	struct secret keys = { NULL, 0 };
-	uint32_t affordable;
-	enum status s = affordable_window(t, &o->view, &affordable);
+	enum status s = take_keys(t, o);
 
-	if (s == ST_OK)
-		s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN,
-		            (o->wanted < affordable ? o->wanted : affordable) * AUTH_KEY_LEN, AUTH_KEY_LEN,
-		            &o->m.auth_offset, &keys);
 	if (s != ST_OK)
 		return s;
-	o->m.count = (uint32_t)(keys.len / AUTH_KEY_LEN);
+	o->m.count = (uint32_t)(o->keys.len / AUTH_KEY_LEN);
+	if (o->m.count > o->wanted)
+		o->m.count = o->wanted;
 	for (uint32_t i = 0; i < o->m.count && s == ST_OK; i++) {
 		o->m.have[i] = 0;
 		if (!o->have[i])
 			continue;
-		s = block_tag(t, &o->view, o->m.first + i, keys.bytes + i * AUTH_KEY_LEN, o->m.tags[i]);
+		s = block_tag(t, &o->view, o->m.first + i, o->keys.bytes + i * AUTH_KEY_LEN, o->m.tags[i]);
 		o->m.have[i] = s == ST_OK;
 		if (s == ST_KEY_GONE)
 			s = ST_OK;
 	}
-	secret_free(&keys);
 	return s;
 }
 
@@ -184,7 +203,22 @@ static void offer_over(struct offer *o, uint64_t again_after)
 {
 	o->l->syncing = false;
 	link_sync_soon(o->l, again_after);
+	secret_free(&o->keys);
 	free(o);
+}
+
+/* The follower has decided on the first count blocks: what is left of the keys is for those behind. */
+static void drop_keys(struct link *l, uint32_t count)
+{
+	struct secret left = { NULL, 0 };
+	size_t gone = (size_t)count * AUTH_KEY_LEN;
+
+	if (gone < l->sync_keys.len)
+		secret_copy(&left, l->sync_keys.bytes + gone, l->sync_keys.len - gone);
+	secret_free(&l->sync_keys);
+	secret_move(&l->sync_keys, &left);
+	l->sync_keys_first += count;
+	l->sync_keys_offset += gone;
 }
 
 static void agreed(enum status s, void *arg)
@@ -195,8 +229,8 @@ static void agreed(enum status s, void *arg)
 	if (s == ST_OK) {
 		l->stuck_since = 0;
 		apply(l, &o->a, o->stock);
+		drop_keys(l, o->a.count);
 	} else {
-		l->offered.count = 0;
 		link_complain(l, "the answer of %s to a synchronization is not usable: %s", l->peer, status_name(s));
 	}
 	offer_over(o, s == ST_OK ? 0 : NS_PER_S);
@@ -208,18 +242,18 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 	struct offer *o = arg;
 	struct link *l = o->l;
 
-	l->offered.count = 0;
 	if (s == ST_OK && a->answer.err.status != ST_OK) {
 		link_complain(l, "%s: %s", l->peer, a->answer.err.text);
 		s = a->answer.err.status;
 		if (s == ST_CONFLICT)
 			l->open = false; /* open it anew: that tells what is wrong */
+		if (s == ST_REPLAYED || s == ST_KEY_GONE)
+			drop_keys(l, KM_WINDOW_MAX); /* these keys are gone there: others */
 	}
 	if (s != ST_OK) {
 		offer_over(o, NS_PER_S);
 		return;
 	}
-	l->offered = o->m;
 	l->follower_next = a->follower_next;
 	if (a->count == 0) { /* the follower has not got the first of them yet */
 		if (l->stuck_since == 0)
@@ -257,25 +291,12 @@ static void offered(enum status s, void *arg)
 		offer_over(o, 10 * NS_PER_S);
 		return;
 	}
+	secret_free(&l->sync_keys);
+	secret_move(&l->sync_keys, &o->keys);
+	l->sync_keys_first = o->m.first;
+	l->sync_keys_offset = o->m.auth_offset;
 	o->m.link = l->view.name;
 	km_send(l->km, KM_LINK_SYNC, l->peer, &o->m, offer_answered, o);
-}
-
-/* What is left of the last offer from block first on, with the keys and tags it had: as far as the
- * blocks were there to be tagged. false where nothing is. */
-static bool offer_again(const struct km_link_sync *last, struct km_link_sync *m)
-{
-	uint64_t skip = m->first - last->first;
-
-	if (m->first < last->first || skip >= last->count)
-		return false;
-	while (skip + m->count < last->count && last->have[skip + m->count]) {
-		m->have[m->count] = 1;
-		memcpy(m->tags[m->count], last->tags[skip + m->count], KM_TAG_LEN);
-		m->count++;
-	}
-	m->auth_offset = last->auth_offset + skip * AUTH_KEY_LEN;
-	return m->count > 0;
 }
 
 /* How many of at most max blocks from the first unsettled one on to offer: those that are here, or all
@@ -313,18 +334,17 @@ static void look_for_blocks(void *arg)
 	o = xcalloc(1, sizeof *o);
 	o->l = l;
 	o->view = l->view;
-	o->m.first = l->next_sequence;
-	km_trace_new(l->km, &o->m.trace);
-	l->syncing = true;
-	if (offer_again(&l->offered, &o->m)) {
-		o->m.give_up_below = overdue ? o->m.first + o->m.count : 0;
-		offered(ST_OK, o);
-		return;
-	}
 	o->wanted = window(l, end - l->next_sequence, overdue);
-	o->m.give_up_below = overdue ? o->m.first + o->wanted : 0;
+	o->m.first = l->next_sequence;
+	o->m.give_up_below = overdue ? l->next_sequence + o->wanted : 0;
+	km_trace_new(l->km, &o->m.trace);
 	for (uint32_t i = 0; i < o->wanted; i++)
 		o->have[i] = link_has(l, l->next_sequence + i);
+	if (l->sync_keys.len > 0 && l->sync_keys_first == o->m.first) {
+		secret_copy(&o->keys, l->sync_keys.bytes, l->sync_keys.len);
+		o->m.auth_offset = l->sync_keys_offset;
+	}
+	l->syncing = true;
 	ks_submit(l->km->ks, offer_work, offered, o);
 }
 
@@ -388,20 +408,10 @@ static enum status verdict_sign(struct ks_txn *t, struct verdict *v)
 	return s;
 }
 
-/* The keys of the blocks that are settled now can never be used again at this end. */
-static enum status verdict_spend(struct ks_txn *t, struct verdict *v)
-{
-	uint32_t len = (v->a.count < v->m.count ? v->a.count : v->m.count) * AUTH_KEY_LEN;
-	enum status s = ST_OK;
-
-	if (len > 0)
-		s = ks_take_at(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset, len, NULL);
-	return s == ST_OK ? used_raise(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset + len) : s;
-}
-
 static enum status verdict_work(struct ks_txn *t, void *arg)
 {
 	struct verdict *v = arg;
+	const struct id *auth = &v->view.pools[KM_AUTH_OUT];
 	struct secret keys = { NULL, 0 };
 	struct link_note note;
 	enum status s = link_note_get(t, v->view.name, &note);
@@ -416,25 +426,30 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 		if (note.last_count == 0 || v->m.first != note.last_first)
 			return ST_CONFLICT;
 		v->again = true;
-	}
-	s = ks_void_below(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset);
-	if (s == ST_OK && !v->again)
-		s = ks_read(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offset, v->m.count * AUTH_KEY_LEN, &keys);
-	if (s == ST_OK && v->again) {
 		v->a.count = note.last_count;
 		memcpy(v->a.settled, note.last_settled, sizeof v->a.settled);
+		v->a.auth_offset = note.last_auth_offset;
+		memcpy(v->a.tag, note.last_tag, sizeof v->a.tag);
+		return ST_OK;
 	}
-	for (uint32_t i = 0; s == ST_OK && !v->again && i < v->m.count; i++) {
+	s = ks_read(t, auth, v->m.auth_offset, v->m.count * AUTH_KEY_LEN, &keys);
+	for (uint32_t i = 0; s == ST_OK && i < v->m.count; i++) {
 		if (!compare(t, v, i, keys.bytes + i * AUTH_KEY_LEN, &s))
 			break;
 		v->a.count = i + 1;
 	}
-	if (s == ST_OK)
-		s = verdict_spend(t, v);
 	secret_free(&keys);
-	if (s == ST_OK && v->a.count > 0)
+	if (s != ST_OK || v->a.count == 0)
+		return s;
+	s = ks_take_at(t, auth, v->m.auth_offset, v->a.count * AUTH_KEY_LEN, &keys);
+	secret_free(&keys);
+	if (s == ST_OK)
+		s = ks_void_below(t, auth, v->m.auth_offset);
+	if (s == ST_OK)
+		s = used_raise(t, auth, v->m.auth_offset + v->a.count * AUTH_KEY_LEN);
+	if (s == ST_OK)
 		s = verdict_sign(t, v);
-	if (s == ST_OK && v->a.count > 0 && !v->again)
+	if (s == ST_OK)
 		s = settle(t, &v->view, &v->a);
 	return s == ST_OK ? read_stock(t, &v->view, v->stock) : s;
 }
