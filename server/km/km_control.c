@@ -9,6 +9,8 @@
 
 #include "core.h"
 
+enum { REGISTER_AGAIN_NS = 1000 * 1000 * 1000 };
+
 /* ---- registration and reports -------------------------------------------------------------------------- */
 
 static void told(enum status s, const void *answer, void *arg)
@@ -71,8 +73,9 @@ static void registered(enum status s, const void *answer, void *arg)
 	const struct km_ck_register_answer *a = answer;
 	struct km *km = arg;
 
+	km->control.registering = false;
 	if (s != ST_OK || !km->control.up)
-		return;
+		return; /* the tick asks again */
 	if (a->answer.err.status != ST_OK) {
 		log_error("controller %s refused this KM: %s", km->control.name, a->answer.err.text);
 		return;
@@ -87,22 +90,30 @@ static void registered(enum status s, const void *answer, void *arg)
 		ksa_pool_fill(p);
 }
 
-void control_peer_up(struct km *km, bool up)
+static void enrol(struct km *km)
 {
 	struct km_ck_register m = { .km = km->name };
 
-	km->control.up = up;
-	km->control.registered = false;
-	if (!up)
-		return;
+	km->control.registering = true;
+	km->control.register_at = env_mono(km->env) + REGISTER_AGAIN_NS;
 	km_trace_new(km, &m.trace);
 	km_send(km, KM_CK_REGISTER, km->control.name, &m, registered, km);
+}
+
+void control_peer_up(struct km *km, bool up)
+{
+	km->control.up = up;
+	km->control.registered = false;
+	if (up && !km->control.registering)
+		enrol(km);
 }
 
 void control_tick(struct km *km)
 {
 	uint64_t now = env_mono(km->env);
 
+	if (km->control.up && !km->control.registered && !km->control.registering && now >= km->control.register_at)
+		enrol(km);
 	if (!km->control.registered || now < km->control.report_at)
 		return;
 	km->control.report_at = now + km->control.report_interval;
@@ -117,13 +128,19 @@ static void reservation_lapsed(struct fill *f)
 	fill_failed(f, ST_TIMED_OUT, "the reservation lapsed");
 }
 
-static void reserved(struct fill *f, enum status s)
+static void answer_reservation(const struct fill *f, km_reply reply, void *arg)
 {
-	struct km *km = f->pool->km;
 	struct km_ck_reservation_answer a = { .link = f->note.link,
 		                              .link_offset = f->note.link_offset,
 		                              .ksa_pool = f->pool->id,
 		                              .ksa_offset = f->note.ksa_offset };
+
+	reply(&a.answer, arg);
+}
+
+static void reserved(struct fill *f, enum status s)
+{
+	struct km *km = f->pool->km;
 	uint64_t now = env_utc(km->env);
 	km_reply reply = f->reply;
 
@@ -134,7 +151,7 @@ static void reserved(struct fill *f, enum status s)
 		return;
 	}
 	fill_later(f, f->note.expires > now ? f->note.expires - now : 0, reservation_lapsed);
-	reply(&a.answer, f->reply_arg);
+	answer_reservation(f, reply, f->reply_arg);
 }
 
 void handle_ck_reservation(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
@@ -152,11 +169,13 @@ void handle_ck_reservation(struct km *km, const char *from, const void *message,
 		km_refuse(reply, arg, ST_DENIED, "%s is not the controller of %s", from, km->name);
 		return;
 	}
-	if (known != NULL) { /* asked again */
-		known->reply = reply;
-		known->reply_arg = arg;
-		if (known->stage != FILL_TAKING)
-			reserved(known, ST_OK);
+	if (known != NULL && known->note.method == FILL_RESERVATION && known->stage == FILL_SENDING) { /* asked again */
+		answer_reservation(known, reply, arg);
+		return;
+	}
+	if (known != NULL) {
+		km_refuse(reply, arg, ST_BUSY, "reserving keys at %s: that relay is being reserved, allocated or voided",
+		          km->name);
 		return;
 	}
 	if (r->count < 3 || strcmp(r->nodes[0], km->name) != 0 || m->len < FILL_LEAST || m->len > FILL_MOST ||
