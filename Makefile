@@ -279,8 +279,13 @@ export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
-check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
-	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
+# Random schedules of faults for as long as asked.
+SOAK_SECONDS ?= 3600
+soak: $(BUILD)/tests/sim/sim
+	$(Q)$(BUILD)/tests/sim/sim --seconds $(SOAK_SECONDS)
+
+check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(BUILD)/tests/sim/sim
+	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(BUILD)/tests/sim/sim $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
 # ---- installing -------------------------------------------------------------------------------

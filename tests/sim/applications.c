@@ -150,6 +150,7 @@ static void fetch_refused(struct app_key *k, const struct km_answer *answer)
 		return;
 	sim_violation(s, "%s lacks a key that %s supplied %llu ms ago: %s", k->destination->party.name,
 	              k->source->party.name, (unsigned long long)(age / NS_PER_MS), answer->err.text);
+	check_explain(s, &k->id);
 }
 
 static void fetch_answered(const struct km_answer *answer, void *arg)

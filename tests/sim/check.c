@@ -3,7 +3,7 @@
 
 #include "inside.h"
 
-enum { REMNANTS_MOST = 4096 };
+enum { REMNANTS_MOST = 32 * 1024 };
 
 void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 
@@ -124,6 +124,35 @@ static void check_assign(struct sim *s, struct party *from, const struct km_assi
 	}
 }
 
+static void check_auth(struct sim_link *l, int pool, uint64_t offset, uint64_t about, const uint8_t *tag)
+{
+	struct auth_use *u;
+
+	HASH_FIND(hh, l->auth[pool], &offset, sizeof offset, u);
+	if (u == NULL) {
+		u = xcalloc(1, sizeof *u);
+		u->offset = offset;
+		u->about = about;
+		HASH_ADD(hh, l->auth[pool], offset, sizeof u->offset, u);
+	}
+	if (u->about != about || (tag != NULL && u->has_tag && memcmp(u->tag, tag, KM_TAG_LEN) != 0))
+		sim_violation(l->sim, "an authentication key of link %s was used twice", l->name);
+	if (tag != NULL) {
+		u->has_tag = true;
+		memcpy(u->tag, tag, KM_TAG_LEN);
+	}
+}
+
+void check_link_free(struct sim_link *l, int end)
+{
+	struct auth_use *u, *next;
+
+	HASH_ITER (hh, l->auth[end], u, next) {
+		HASH_DEL(l->auth[end], u);
+		free(u);
+	}
+}
+
 void check_sent(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message)
 {
 	const struct km_allocate *a = message;
@@ -140,8 +169,8 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 		break;
 	case KM_LINK_SYNC:
 		l = sim_link_by_name(s, sync->link);
-		if (!ranges_add(&l->auth[0], sync->auth_offset, sync->auth_offset + sync->count * 32u))
-			sim_violation(s, "%s used authentication keys of link %s twice", from->name, l->name);
+		for (uint32_t i = 0; i < sync->count; i++)
+			check_auth(l, 0, sync->auth_offset + i * 32u, sync->first + i, sync->have[i] ? sync->tags[i] : NULL);
 		break;
 	case KM_ASSIGN:
 		check_assign(s, from, message);
@@ -163,8 +192,7 @@ void check_answer(struct sim *s, struct party *from, struct party *to, enum km_m
 		return;
 	if (m == KM_LINK_SYNC && sync->count > 0) {
 		l = sim_link_by_name(s, ((const struct km_link_sync *)message)->link);
-		if (!ranges_add(&l->auth[1], sync->auth_offset, sync->auth_offset + 32))
-			sim_violation(s, "%s used an authentication key of link %s twice", to->name, l->name);
+		check_auth(l, 1, sync->auth_offset, sync->first, sync->tag);
 	} else if (m == KM_CK_RESERVATION) {
 		check_taken(s, to, r->link, r->link_offset, ((const struct km_ck_reservation *)message)->len, &r->ksa_pool,
 		            r->ksa_offset);
@@ -225,16 +253,43 @@ static void compare(struct sim *s, const struct ks_pool *a, const struct ks_pool
 		s->stats.bytes_lost_on_links += more;
 }
 
+static void look_everywhere(struct sim *s, struct look *look)
+{
+	look->sim = s;
+	look->seen = NULL;
+	for (unsigned i = 0; i < s->options.nodes; i++) {
+		look->node = &s->nodes[i];
+		__real_ks_submit(s->nodes[i].ks, look_work, NULL, look);
+	}
+}
+
+/* Tells what the stores know of a key: to find out what went wrong with it. */
+void check_explain(struct sim *s, const struct id *key)
+{
+	struct look look;
+	struct seen_pool *p, *next;
+	uint64_t offset;
+	uint32_t len;
+
+	look_everywhere(s, &look);
+	LL_FOREACH_SAFE (look.seen, p, next) {
+		if (p->pool.desc.kind == KS_POOL_KSA && ks_key_id_invert(&p->pool.desc.id, key, &offset, &len) && len < 128)
+			fprintf(stderr, "  %s: pool %s -> %s%s, key of %u bytes at %llu: head %llu, ready %llu, tail %llu, assigned %llu\n",
+			        p->node->party.name, p->pool.desc.source, p->pool.desc.destination,
+			        p->pool.retired ? " (retired)" : "", len, (unsigned long long)offset,
+			        (unsigned long long)p->pool.head, (unsigned long long)p->pool.ready,
+			        (unsigned long long)p->pool.tail, (unsigned long long)p->pool.assigned);
+		free(p);
+	}
+}
+
 /* Call when nothing is under way any more. */
 void check_end(struct sim *s)
 {
-	struct look look = { .sim = s };
+	struct look look;
 	struct seen_pool *p, *q, *next;
 
-	for (unsigned i = 0; i < s->options.nodes; i++) {
-		look.node = &s->nodes[i];
-		__real_ks_submit(s->nodes[i].ks, look_work, NULL, &look);
-	}
+	look_everywhere(s, &look);
 	LL_FOREACH (look.seen, p)
 		if (strcmp(p->pool.desc.source, p->node->party.name) == 0)
 			LL_FOREACH (look.seen, q)

@@ -129,6 +129,14 @@ struct taken_range {
 	struct taken_range *next;
 };
 
+/* An authentication key: for one text only, which may be sent again. */
+struct auth_use {
+	uint64_t offset, about; /* the block, or the first of the window */
+	uint8_t tag[KM_TAG_LEN];
+	bool has_tag;
+	UT_hash_handle hh;
+};
+
 struct sim_link {
 	struct sim *sim;
 	char name[NAME_MAX_LEN + 1];
@@ -136,7 +144,8 @@ struct sim_link {
 	struct module modules[2];
 	bool down;
 	uint64_t next_sequence;
-	struct ranges keys[2], auth[2]; /* by direction: that of the leader first */
+	struct ranges keys[2]; /* by direction: that of the leader first */
+	struct auth_use *auth[2];
 	struct taken_range *taken[2];
 };
 
@@ -174,7 +183,9 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 void check_answer(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message,
                   const struct km_answer *answer);
 void check_end(struct sim *s);
+void check_explain(struct sim *s, const struct id *key);
 void check_free(struct sim *s);
+void check_link_free(struct sim_link *l, int end);
 
 struct pool_use {
 	struct id pool;

@@ -1,7 +1,8 @@
 /*
  * main.c - runs random schedules of faults: for a time, or one by its seed.
  *
- *   sim --seed N            one schedule again       sim --seconds N   as many as fit, from --seed on
+ *   sim                as many as fit in SIM_SECONDS (40), each run another
+ *   sim --seed N       one of them again
  */
 #include <argp.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@ struct options {
 	bool seed_given;
 };
 
+enum { SECONDS_DEFAULT = 40 };
 enum { OPTION_SECONDS = 256, OPTION_FAULTY };
 
 static const struct argp_option options[] = {
@@ -86,8 +88,10 @@ int main(int argc, char **argv)
 	log_open("sim", o.schedule.verbose ? LOG_LEVEL_INFO : LOG_LEVEL_FATAL);
 	if (!o.seed_given)
 		o.schedule.seed = (uint64_t)start * 1000;
-	if (o.runs == 0 && o.seconds == 0)
-		o.runs = 1;
+	if (o.runs == 0 && o.seconds == 0) {
+		o.runs = o.seed_given;
+		o.seconds = getenv("SIM_SECONDS") ? (unsigned)atoi(getenv("SIM_SECONDS")) : SECONDS_DEFAULT;
+	}
 	for (; o.runs ? runs < o.runs : time(NULL) - start < (time_t)o.seconds; runs++, o.schedule.seed++) {
 		struct sim_stats one;
 		unsigned violations = sim_schedule_run(&o.schedule, &one);

@@ -271,7 +271,7 @@ void links_free(struct sim *s)
 			while (l->modules[end].blocks != NULL)
 				block_free(&l->modules[end], l->modules[end].blocks);
 			ranges_free(&l->keys[end]);
-			ranges_free(&l->auth[end]);
+			check_link_free(l, end);
 			LL_FOREACH_SAFE (l->taken[end], t, next)
 				free(t);
 			snprintf(path, sizeof path, "%s/%s.%d", s->directory, l->name, end);
