@@ -301,6 +301,8 @@ static void advance(struct ksa_pool *p)
 	if (f->stage == FILL_ARRIVED && !id_equal(&f->pool_id, &p->id))
 		f->stage = FILL_VOIDED;
 	if (f->stage == FILL_ARRIVED && p->open) {
+		if (f->timer != NULL) /* it may have waited for the pool to be open */
+			env_timer_stop(p->km->env, f->timer);
 		f->stage = FILL_VERIFYING;
 		submit(f, prove_work, proved);
 	} else if (f->stage == FILL_ARRIVED) {

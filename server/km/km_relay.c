@@ -41,9 +41,10 @@ static void source_done(void *arg, enum status s, bool certain, const char *text
 	struct fill *f = arg;
 
 	f->transit = NULL;
+	if (f->stage != FILL_SENDING) /* the notification was here first, whatever a node on the way says */
+		return;
 	if (s == ST_OK || !certain) { /* the notification is due, or the verification will tell */
-		if (f->stage == FILL_SENDING)
-			fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
+		fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
 		return;
 	}
 	f->pool->km->counters.relays_refused++;
