@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # demo.sh BIN - three QKD nodes in a line on this machine, and a key that the two ends have: key request,
-# key relay and key supply (Appendix I.5a of ITU-T Q.4160). Needs no privilege, leaves nothing running. `make demo` runs it.
+# key relay and key supply (Appendix I.5a of ITU-T Q.4160). Needs no privilege, leaves nothing running.
+# `make demo` runs it. QKDN_DEMO_SVG=FILE draws the messages into FILE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(realpath "${1:-build/bin}")
@@ -37,6 +38,8 @@ say "Three nodes in a line, alice - bob - carol, over QKD links of 20 and 30 km 
 up=yes
 "$bin/qkdn-lab" status "$lab"
 
+sleep 1.5 # the controllers learn of the links' first keys, so that the ladder is that of the figure
+
 say "app1 at alice requests $number keys of $size bits to share with app2 at carol (Ak)"
 echo "\$ qkdn-keyreq get --to app2 -n $number -s $size --timeout 20 --out keys-of-app1"
 as app1 "$bin/qkdn-keyreq" get --to app2 -n "$number" -s "$size" --timeout 20 --out keys-of-app1 | tee "$work/ids"
@@ -54,4 +57,10 @@ done
 ls -l "$work/keys-of-app2"
 
 say "The messages that went over the reference points (qkdnctl trace)"
-"$bin/qkdnctl" trace "$lab"
+if [ -t 1 ] && [ "$(tput cols 2>/dev/null || echo 80)" -lt 236 ]; then # too narrow for seven actors
+	"$bin/qkdnctl" trace --lines "$lab"
+else
+	"$bin/qkdnctl" trace "$lab"
+fi
+[ -z "${QKDN_DEMO_SVG:-}" ] || "$bin/qkdnctl" trace --svg "$QKDN_DEMO_SVG" \
+	--title "A key between two nodes without a QKD link, on demand (I.5a)" "$lab"

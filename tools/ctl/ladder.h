@@ -50,6 +50,9 @@ struct ladder_style {
 /* Without times the text is the same for every run of the same procedure: a golden file. */
 void ladder_print_text(FILE *to, const struct ladder *l, const struct ladder_style *style);
 
+/* A line a message, as narrow as the names allow. */
+void ladder_print_lines(FILE *to, const struct ladder *l);
+
 /* A picture that stands alone; title may be NULL. */
 void ladder_print_svg(FILE *to, const struct ladder *l, const char *title);
 

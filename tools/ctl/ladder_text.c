@@ -261,3 +261,29 @@ void ladder_print_text(FILE *to, const struct ladder *l, const struct ladder_sty
 	free(s.boxes);
 	free(s.row);
 }
+
+/* ---- one line a message, for narrow terminals ------------------------------------------------------------- */
+
+static int widest(const struct ladder *l)
+{
+	size_t width = 0;
+
+	for (size_t i = 0; i < l->actor_count; i++)
+		if (strlen(l->actors[i].id) > width)
+			width = strlen(l->actors[i].id);
+	return (int)width;
+}
+
+void ladder_print_lines(FILE *to, const struct ladder *l)
+{
+	int width = widest(l);
+	char label[LABEL_MAX];
+
+	for (size_t i = 0; i < l->message_count; i++) {
+		const struct ladder_message *m = &l->messages[i];
+
+		ladder_label(m, label, sizeof label);
+		fprintf(to, "%3zu  %-4s  %-*s -> %-*s  %s%s\n", i + 1, m->seen->point, width, m->seen->from, width,
+		        m->seen->to, label, m->lost ? " (lost)" : "");
+	}
+}

@@ -13,12 +13,12 @@
 #include "ladder.h"
 
 enum { OPTION_ALL = 256, OPTION_LIST, OPTION_JSON, OPTION_SVG, OPTION_TRACE, OPTION_ONLY, OPTION_TIMES,
-       OPTION_ASCII, OPTION_TITLE };
+       OPTION_ASCII, OPTION_TITLE, OPTION_LINES };
 
 struct arguments {
 	const char *dir, *svg, *only, *title;
 	struct trace_set wanted; /* --trace */
-	bool all, list, json;
+	bool all, list, json, lines;
 	struct ladder_style style;
 };
 
@@ -26,6 +26,7 @@ static const struct argp_option options[] = {
 	{ "all", OPTION_ALL, NULL, 0, "Every trace, each as a ladder of its own", 0 },
 	{ "ascii", OPTION_ASCII, NULL, 0, "Draw without box characters", 0 },
 	{ "json", OPTION_JSON, NULL, 0, "Print the messages as JSON", 0 },
+	{ "lines", OPTION_LINES, NULL, 0, "A line a message instead of a drawing, for narrow terminals", 0 },
 	{ "list", OPTION_LIST, NULL, 0, "List the traces: when each began, with which message", 0 },
 	{ "only", OPTION_ONLY, "POINTS", 0, "Only these reference points, such as Ak,Kx-2", 0 },
 	{ "svg", OPTION_SVG, "FILE", 0, "Write the ladder as a picture to FILE instead (- for standard output)",
@@ -60,6 +61,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_LIST:
 		a->list = true;
+		return 0;
+	case OPTION_LINES:
+		a->lines = true;
 		return 0;
 	case OPTION_JSON:
 		a->json = true;
@@ -141,6 +145,14 @@ static void print_json(json_t *value)
 	json_decref(value);
 }
 
+static void print_text(const struct ladder *l, const struct arguments *a)
+{
+	if (a->lines)
+		ladder_print_lines(stdout, l);
+	else
+		ladder_print_text(stdout, l, &a->style);
+}
+
 /* ---- the ways to show --------------------------------------------------------------------------- */
 
 static int write_svg(const struct ladder *l, const struct arguments *a)
@@ -172,7 +184,7 @@ static int show_one(const struct trace_log *log, const struct trace_set *set, co
 	else if (a->json)
 		print_json(ladder_json(&ladder));
 	else
-		ladder_print_text(stdout, &ladder, &a->style);
+		print_text(&ladder, a);
 	ladder_free(&ladder);
 	return status;
 }
@@ -193,7 +205,7 @@ static int show_all(const struct trace_log *log, const struct arguments *a)
 			json_array_append_new(list, ladder_json(&ladder));
 		} else if (ladder.message_count > 0) {
 			fputs(first ? "" : "\n", stdout);
-			ladder_print_text(stdout, &ladder, &a->style);
+			print_text(&ladder, a);
 			first = false;
 		}
 		ladder_free(&ladder);
