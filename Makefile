@@ -331,6 +331,10 @@ demo: all
 print-programs:
 	@echo $(PROGRAMS)
 
+# The largest example: 145 nodes, 162 daemons.
+check-large: all
+	$(Q)QKDN_LARGE=1 tests/run --build $(BUILD) tests/integration/test_examples.py
+
 clean:
 	rm -rf $(BUILD)
 

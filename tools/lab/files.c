@@ -234,17 +234,36 @@ static void print_km_links(FILE *to, const struct files *f, size_t node)
 	fprintf(to, "\n);\n");
 }
 
+static bool are_neighbours(const struct topology *t, const char *a, const char *b)
+{
+	for (size_t i = 0; i < t->links.count; i++) {
+		char *const *ends = topology_link(t, i)->between.items;
+
+		if ((strcmp(ends[0], a) == 0 && strcmp(ends[1], b) == 0) ||
+		    (strcmp(ends[0], b) == 0 && strcmp(ends[1], a) == 0))
+			return true;
+	}
+	return false;
+}
+
+/* Whom a KM talks to: its neighbours, and, where it serves applications, the other KMs that do. In a small
+ * network all know all, so that every completion notification finds its way (I.4b). */
 static void print_km_peers(FILE *to, const struct files *f, size_t node)
 {
+	enum { SMALL = 20 };
+	const struct topology_node *me = topology_node(f->t, node);
 	const char *comma = "";
 
 	fprintf(to, "peers = (");
 	for (size_t i = 0; i < f->t->nodes.count; i++) {
-		if (i == node)
+		const struct topology_node *n = topology_node(f->t, i);
+
+		if (i == node || (f->t->nodes.count > SMALL && !are_neighbours(f->t, me->name, n->name) &&
+		                  (me->applications.count == 0 || n->applications.count == 0)))
 			continue;
-		fprintf(to, "%s\n\t{ name = \"%s\"; address = \"", comma, f->lab->sites[i].name);
+		fprintf(to, "%s\n\t{ name = \"%s\"; address = \"", comma, n->name);
 		print_address(to, f->lab, LAB_KM, i);
-		fprintf(to, "\"; dns_name = \"%s.%s\"; }", f->lab->sites[i].name, ca_domain(f->ca));
+		fprintf(to, "\"; dns_name = \"%s.%s\"; }", n->name, ca_domain(f->ca));
 		comma = ",";
 	}
 	fprintf(to, "\n);\n");
@@ -265,7 +284,7 @@ static void print_applications(FILE *to, const struct files *f)
 /* The controller that node's KM registers with. */
 static void print_km_controller(FILE *to, const struct files *f, size_t node)
 {
-	size_t site = node;
+	size_t site = topology_controller(f->t, node);
 	char *name;
 
 	if (f->t->control == CONTROL_NONE)
@@ -308,7 +327,7 @@ static void print_controller_kms(FILE *to, const struct files *f, size_t site)
 
 	fprintf(to, "kms = (");
 	for (size_t i = 0; i < f->t->nodes.count; i++) {
-		if (f->t->control == CONTROL_DISTRIBUTED && i != site)
+		if (f->t->control == CONTROL_DISTRIBUTED && topology_controller(f->t, i) != site)
 			continue;
 		fprintf(to, "%s { name = \"%s\"; }", comma, f->lab->sites[i].name);
 		comma = ",";
@@ -316,20 +335,23 @@ static void print_controller_kms(FILE *to, const struct files *f, size_t site)
 	fprintf(to, " );\n");
 }
 
-/* Distributed: the controllers of the nodes that a QKD link leads to. */
+/* Distributed: the controllers that a QKD link leads to, each once. */
 static void print_controller_neighbours(FILE *to, const struct files *f, size_t site)
 {
+	const struct topology *t = f->t;
+	bool *told = xcalloc(t->nodes.count, sizeof *told);
 	const char *comma = "";
 
 	fprintf(to, "neighbours = (");
-	for (size_t i = 0; f->t->control == CONTROL_DISTRIBUTED && i < f->t->links.count; i++) {
-		const struct topology_link *l = topology_link(f->t, i);
-		int ends[] = { topology_find_node(f->t, l->between.items[0]), topology_find_node(f->t, l->between.items[1]) };
-		size_t other = (size_t)ends[(size_t)ends[0] == site];
+	for (size_t i = 0; t->control == CONTROL_DISTRIBUTED && i < t->links.count; i++) {
+		char *const *ends = topology_link(t, i)->between.items;
+		size_t a = topology_controller(t, (size_t)topology_find_node(t, ends[0]));
+		size_t b = topology_controller(t, (size_t)topology_find_node(t, ends[1])), other = a == site ? b : a;
 		char *name;
 
-		if ((size_t)ends[0] != site && (size_t)ends[1] != site)
+		if ((a != site && b != site) || a == b || told[other])
 			continue;
+		told[other] = true;
 		name = controller_name(f->lab, other);
 		fprintf(to, "%s\n\t{ name = \"%s\"; address = \"", comma, name);
 		print_address(to, f->lab, LAB_CONTROLLER, other);
@@ -338,6 +360,17 @@ static void print_controller_neighbours(FILE *to, const struct files *f, size_t 
 		free(name);
 	}
 	fprintf(to, " );\n");
+	free(told);
+}
+
+/* A controller of several nodes plans whole routes for them; one of a single node, the next hop. */
+static const char *controller_mode(const struct topology *t, size_t site)
+{
+	size_t served = 0;
+
+	for (size_t i = 0; t->control == CONTROL_DISTRIBUTED && i < t->nodes.count; i++)
+		served += topology_controller(t, i) == site;
+	return topology_controls[served == 1 ? CONTROL_DISTRIBUTED : CONTROL_CENTRALIZED];
 }
 
 static enum status write_controller(const struct files *f, size_t site)
@@ -350,7 +383,7 @@ static enum status write_controller(const struct files *f, size_t site)
 	fprintf(to, "# qkdn-controllerd(8) at %s, written by qkdn-lab\n", at);
 	fprintf(to, "name = \"%s\";\nlisten = [ \"%s:%u\" ];\nrpcbind = \"%s\";\nmode = \"%s\";\n", name,
 	        f->lab->sites[site].address, f->lab->port + 1, f->lab->netns ? "required" : "off",
-	        topology_controls[f->t->control]);
+	        controller_mode(f->t, site));
 	print_credentials(to, name, "\n");
 	fprintf(to, "\nauthority = \"../pki/ca.crt\";\ntrace = \"../trace/%s.trace\";\n", name);
 	print_controller_kms(to, f, site);

@@ -188,7 +188,7 @@ enum status lab_plan(struct lab **made, const struct topology *t, const char *di
 
 		if (netns)
 			add_daemon(lab, LAB_RPCBIND, site);
-		if (t->control == CONTROL_DISTRIBUTED)
+		if (t->control == CONTROL_DISTRIBUTED && topology_controller(t, i) == i)
 			add_daemon(lab, LAB_CONTROLLER, site);
 		add_daemon(lab, LAB_KM, site);
 		add_applications(lab, topology_node(t, i), site);

@@ -18,6 +18,8 @@ static const char *const ends[] = { "first", "second", NULL };
 
 static const struct conf_option node_options[] = {
 	{ "name", CONF_NAME, NODE(name), .required = true, .help = "of the QKD node and its KM" },
+	{ "controller", CONF_NAME, NODE(controller),
+	  .help = "with distributed control: the node whose controller serves this one, too" },
 	{ "applications", CONF_STRINGS, NODE(applications), .help = "cryptographic applications at the node" },
 	{ NULL },
 };
@@ -72,6 +74,28 @@ int topology_find_node(const struct topology *t, const char *name)
 	return -1;
 }
 
+size_t topology_controller(const struct topology *t, size_t node)
+{
+	const char *at = topology_node(t, node)->controller;
+
+	return at != NULL ? (size_t)topology_find_node(t, at) : node;
+}
+
+static enum status check_controller(const struct topology *t, size_t node, struct err *e)
+{
+	const struct topology_node *n = topology_node(t, node);
+
+	if (n->controller == NULL)
+		return ST_OK;
+	if (t->control != CONTROL_DISTRIBUTED)
+		return err_set(e, ST_CONFIGURATION, "node %s: controller: only with control = \"distributed\"", n->name);
+	if (topology_find_node(t, n->controller) < 0)
+		return err_set(e, ST_CONFIGURATION, "node %s: controller: there is no node %s", n->name, n->controller);
+	if (topology_node(t, topology_controller(t, node))->controller != NULL)
+		return err_set(e, ST_CONFIGURATION, "node %s: controller: node %s has none itself", n->name, n->controller);
+	return ST_OK;
+}
+
 static enum status check_application(const struct topology *t, size_t node, const char *name, struct err *e)
 {
 	unsigned seen = 0;
@@ -107,6 +131,8 @@ static enum status check_node(const struct topology *t, size_t i, struct err *e)
 	if (topology_find_node(t, n->name) != (int)i)
 		return err_set(e, ST_CONFIGURATION, "nodes[%zu].name: \"%s\" is there twice: rename one of them", i,
 		               n->name);
+	if (status == ST_OK)
+		status = check_controller(t, i, e);
 	for (size_t j = 0; j < n->applications.count && status == ST_OK; j++)
 		status = check_application(t, i, n->applications.items[j], e);
 	return status;

@@ -10,6 +10,7 @@ enum topology_rate { RATE_MODEL, RATE_FIXED, RATE_UNLIMITED };
 
 struct topology_node {
 	char *name;
+	char *controller; /* the node whose controller serves this one; NULL: its own */
 	struct conf_strings applications;
 };
 
@@ -47,6 +48,9 @@ static inline const struct topology_link *topology_link(const struct topology *t
 {
 	return (const struct topology_link *)t->links.items + i;
 }
+
+/* Index of the node at which the controller of a node is; for distributed control. */
+size_t topology_controller(const struct topology *t, size_t node);
 
 /* Index of the node, or -1. */
 int topology_find_node(const struct topology *t, const char *name);
