@@ -63,6 +63,9 @@ struct link {
 	struct secret sync_keys;
 	uint64_t sync_keys_first, sync_keys_offset;
 
+	bool recounting; /* its stock, soon or now */
+	struct env_timer *stock_timer;
+
 	bool module_up, pull, pulling, out_of_credit;
 	struct env_timer *pull_timer;
 	struct log_limit complaints;
@@ -86,6 +89,12 @@ void link_use_end(struct link *l);
 /* What is left in the outgoing key pool, as a work on it has seen. */
 void link_set_stock_out(struct link *l, uint64_t bytes);
 uint64_t link_stock_out(const struct link *l);
+
+/* How many bytes more of a direction blocks may bring; counts again soon, and gives up what is too much;
+ * and the source of the incoming direction says that it gave up what is below (km_stock.c). */
+uint64_t link_room(const struct link *l);
+void link_recount_soon(struct link *l);
+void link_discarded(struct link *l, uint64_t unused_below, km_reply reply, void *arg);
 
 /* Wakes what waits for key bits of this link: allocation, credit. */
 void link_changed(struct link *l);

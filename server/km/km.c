@@ -487,6 +487,7 @@ void km_free(struct km *km)
 		env_timer_free(km->env, l->sync_timer);
 		env_timer_free(km->env, l->pull_timer);
 		secret_free(&l->sync_keys);
+		env_timer_free(km->env, l->stock_timer);
 		free(l->initial_secret);
 		free(l);
 	}

@@ -95,6 +95,10 @@ void handle_allocate(struct km *km, const char *from, const void *message, km_re
 	struct ksa_inbound *in = ksa_inbound_by_id(km, &m->ksa_pool);
 	struct allocation *a;
 
+	if (l != NULL && strcmp(l->peer, from) == 0 && m->len == 0) {
+		link_discarded(l, m->unused_below, reply, arg);
+		return;
+	}
 	if (l == NULL || strcmp(l->peer, from) != 0 || in == NULL || strcmp(in->source, from) != 0) {
 		km_refuse(reply, arg, ST_BUSY, "link %s or the KSA pool of %s is not open at %s", m->link, from, km->name);
 		return;

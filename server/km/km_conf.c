@@ -64,7 +64,8 @@ static const struct conf_option key_options[] = {
 	{ ROW(__typeof__(((struct km_conf *)0)->keys), link_reserve, "link_reserve"), .type = CONF_SIZE,
 	  .fallback = "8 KiB", .max = 1e12, .help = "bytes of a link's keys that are left for relay" },
 	{ ROW(__typeof__(((struct km_conf *)0)->keys), link_max_stock, "link_max_stock"), .type = CONF_SIZE,
-	  .fallback = "64 MiB", .min = 65536, .max = 1e13, .help = "a link takes no more QKD-keys beyond it" },
+	  .fallback = "64 MiB", .min = 65536, .max = 1e13,
+	  .help = "a link's keys in a direction; beyond it they make room where the other is short" },
 	{ .name = NULL },
 };
 

@@ -12,12 +12,11 @@
 
 static uint32_t credit(const struct link *l)
 {
-	uint64_t most = l->stock[0] > l->stock[1] ? l->stock[0] : l->stock[1];
-	uint64_t room = most < l->km->limits.link_max_stock ? l->km->limits.link_max_stock - most : 0;
-	uint64_t blocks = room / l->view.half, ahead = l->seen - l->next_sequence;
+	uint64_t blocks, ahead = l->seen - l->next_sequence;
 
 	if (!l->open || id_is_zero(&l->view.id))
 		return 0;
+	blocks = link_room(l) / l->view.half;
 	if (blocks > BLOCKS_AHEAD - ahead)
 		blocks = BLOCKS_AHEAD - ahead;
 	return (uint32_t)(blocks > 4 * KM_BLOCKS_MAX ? 4 * KM_BLOCKS_MAX : blocks);
@@ -31,6 +30,8 @@ static void answer_progress(struct link *l, enum status s, const char *text, km_
 		p.next_sequence++;
 	p.credit = credit(l);
 	l->out_of_credit = p.credit == 0;
+	if (l->out_of_credit)
+		link_recount_soon(l);
 	if (s != ST_OK)
 		err_set(&p.answer.err, s, "link %s: %s", l->view.name, text);
 	reply(&p.answer, arg);
@@ -232,6 +233,7 @@ static void pull(void *arg)
 		return;
 	m.blocks = credit(l) < KM_BLOCKS_MAX ? credit(l) : KM_BLOCKS_MAX;
 	if (m.blocks == 0) {
+		link_recount_soon(l);
 		pull_soon(l, NS_PER_S / 10);
 		return;
 	}

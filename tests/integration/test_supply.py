@@ -103,6 +103,14 @@ class Accounts(Case):
         self.assertIn("nothing was consumed", done.stderr)
         self.assertGreaterEqual(self.stock()[0], stock[0])  # asking for many had some more brought in
 
+    def test_a_full_direction_does_not_starve_the_other(self):
+        for _ in range(80):  # some eight times what the network holds, all one way
+            self.assertEqual(len(self.lab.get("app1", "app2", 100)), 100)
+        keys = self.lab.get("app2", "app1", 100)  # what was discarded meanwhile does not matter
+        self.assertEqual(self.lab.get_by_id("app1", "app2", keys), keys)
+        keys = self.lab.get("app1", "app2", 100)
+        self.assertEqual(self.lab.get_by_id("app2", "app1", keys), keys)
+
     def test_every_key_is_handed_out_before_too_few_are_left(self):
         stock, taken, seen = self.settle(), 0, set()
         while True:
@@ -124,6 +132,9 @@ class Accounts(Case):
         self.assertEqual(done.returncode, NOT_THERE, done.stderr)
         self.assertEqual(self.stock()[0], 0)
         self.assertEqual(len(self.lab.get("app2", "app1", 10)), 10)  # the other direction is its own
+        run("qkdn-lab", "start", self.lab.folder, self.quantum)
+        keys = self.lab.get("app1", "app2", 10)
+        self.assertEqual(self.lab.get_by_id("app2", "app1", keys), keys)
 
 
 if __name__ == "__main__":
