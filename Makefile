@@ -59,7 +59,7 @@ BASE     := base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
-KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_memory note pool rotate \
+KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory note pool rotate \
 	row seal store stream sweep undo value
 ROUTE    := disjoint lsdb route topology
 

@@ -4,6 +4,9 @@
  * A number in the store, sealed, is advanced at every opening, at the end and now and then between;
  * first it is made durable in the store, then it is written to the file beside the master key. So the store is
  * never behind the file, whatever moment a crash finds - but for a store that is older than the file.
+ *
+ * Each commit writes down its own number, sealed. LMDB has two roots and goes by the one with the greater
+ * number, which is not sealed: were a bit flipped in the older root's, the store would be that of a commit before.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,29 +18,49 @@
 #include "internal.h"
 
 static const char meta_key[] = "generation";
+static const char commit_key[] = "commit";
 
 static char *path_of(const struct ks *ks)
 {
 	return xasprintf("%s.generation", ks->master_path);
 }
 
-static enum status read_store(struct ks *ks, struct err *e)
+/* 0 where it is not there. */
+static enum status read_number(struct ks *ks, const char *name, uint64_t *number)
 {
-	struct kv_slice key = slice_of(meta_key, sizeof meta_key - 1), sealed;
+	struct kv_slice key = slice_of(name, strlen(name)), sealed;
 	enum status s = kv_get(ks->kv, KV_META, key, &sealed);
 	uint8_t record[8];
 
-	ks->generation = 0;
+	*number = 0;
 	if (s == ST_NOT_FOUND)
 		return ST_OK;
 	if (s != ST_OK || sealed.len != sizeof record + SEAL_OVERHEAD ||
 	    !seal_open(ks->seal, KV_META, key, sealed, record))
-		return err_set(e, ST_STORAGE,
-		               "%s: the store's own record is damaged: retire the pools at the peers and start with an "
-		               "empty store",
-		               ks->directory);
-	ks->generation = get_be(record, 8);
+		return ST_STORAGE;
+	*number = get_be(record, 8);
 	return ST_OK;
+}
+
+static enum status read_store(struct ks *ks, struct err *e)
+{
+	uint64_t commit = 0;
+
+	if (read_number(ks, meta_key, &ks->generation) != ST_OK || read_number(ks, commit_key, &commit) != ST_OK ||
+	    (commit != 0 && commit + 1 != kv_number(ks->kv)))
+		return err_set(e, ST_STORAGE,
+		               "%s: the store's own record is damaged, or not of the last commit: retire the pools at the "
+		               "peers and start with an empty store",
+		               ks->directory);
+	return ST_OK;
+}
+
+enum status commit_number_put(struct ks_txn *t)
+{
+	uint8_t record[8];
+
+	put_be(record, kv_number(t->ks->kv), 8);
+	return record_put(t, KV_META, slice_of(commit_key, sizeof commit_key - 1), record, sizeof record);
 }
 
 enum status generation_put(struct ks_txn *t)
@@ -123,7 +146,7 @@ enum status generation_open(struct ks *ks, bool fresh, struct err *e)
 	if (s != ST_OK)
 		return err_set(e, s, "%s: cannot be written", ks->directory);
 	s = check(ks, fresh, e);
-	if (s == ST_OK && generation_put(&t) != ST_OK)
+	if (s == ST_OK && (generation_put(&t) != ST_OK || commit_number_put(&t) != ST_OK))
 		s = err_set(e, ST_STORAGE, "%s: cannot be written", ks->directory);
 	if (s != ST_OK) {
 		kv_abort(ks->kv);

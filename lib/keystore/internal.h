@@ -161,6 +161,8 @@ enum status master_change(struct ks *ks, const char *path);
 
 /* Compares what the store says with what the file beside the master key says, and advances both. */
 MUST_CHECK enum status generation_open(struct ks *ks, bool fresh, struct err *e);
+/* Before every commit: its own number. */
+MUST_CHECK enum status commit_number_put(struct ks_txn *t);
 /* In a batch: the next one, into the database. After its commit: into the file. */
 MUST_CHECK enum status generation_put(struct ks_txn *t);
 MUST_CHECK enum status generation_write(struct ks *ks, struct err *e);

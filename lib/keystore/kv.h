@@ -32,6 +32,7 @@ struct kv_ops {
 	enum status (*del)(struct kv *kv, enum kv_db db, struct kv_slice key);
 	enum status (*seek)(struct kv *kv, enum kv_db db, enum kv_seek how, struct kv_slice from,
 	                    struct kv_slice *key, struct kv_slice *value);
+	uint64_t (*number)(struct kv *kv);
 	uint64_t (*file_bytes)(struct kv *kv);
 	void (*close)(struct kv *kv);
 };
@@ -79,6 +80,9 @@ MUST_CHECK static inline enum status kv_seek(struct kv *kv, enum kv_db db, enum 
 {
 	return kv->ops->seek(kv, db, how, from, key, value);
 }
+
+/* Of the transaction, should it be committed: one more than that of the last one that was. */
+static inline uint64_t kv_number(struct kv *kv) { return kv->ops->number(kv); }
 
 /* Any thread. */
 static inline uint64_t kv_file_bytes(struct kv *kv) { return kv->ops->file_bytes(kv); }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "file.h"
+#include "kv_lmdb_check.h"
 #include "log.h"
 
 struct kv_lmdb {
@@ -233,6 +234,11 @@ static enum status lmdb_seek(struct kv *kv, enum kv_db db, enum kv_seek how, str
 	return mapped(k, "reading", rc);
 }
 
+static uint64_t lmdb_number(struct kv *kv)
+{
+	return mdb_txn_id(lmdb_of(kv)->txn);
+}
+
 static uint64_t lmdb_file_bytes(struct kv *kv)
 {
 	return atomic_load(&lmdb_of(kv)->file_bytes);
@@ -248,8 +254,8 @@ static void lmdb_close(struct kv *kv)
 }
 
 static const struct kv_ops lmdb_ops = {
-	lmdb_begin,  lmdb_commit, lmdb_abort,      lmdb_get,   lmdb_reserve,
-	lmdb_delete, lmdb_seek,   lmdb_file_bytes, lmdb_close,
+	lmdb_begin,  lmdb_commit, lmdb_abort,  lmdb_get,        lmdb_reserve,
+	lmdb_delete, lmdb_seek,   lmdb_number, lmdb_file_bytes, lmdb_close,
 };
 
 enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_bytes, struct err *e)
@@ -262,8 +268,11 @@ enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_byt
 	k->kv.ops = &lmdb_ops;
 	k->max_bytes = max_bytes;
 	k->path = xasprintf("%s/data.mdb", directory);
-	if (stat(k->path, &st) == 0)
+	if (stat(k->path, &st) == 0) {
 		s = file_check_private(k->path, e);
+		if (s == ST_OK)
+			s = kv_lmdb_check(k->path, e);
+	}
 	if (s == ST_OK) {
 		rc = open_env(k);
 		if (rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH || rc == MDB_CORRUPTED)

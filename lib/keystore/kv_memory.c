@@ -29,7 +29,7 @@ struct kv_memory {
 	struct node *heads[KV_DBS];
 	struct old *olds; /* of this transaction, oldest first */
 	size_t old_count, old_room;
-	uint64_t dice;
+	uint64_t dice, committed;
 };
 
 static struct kv_memory *memory_of(struct kv *kv)
@@ -157,6 +157,7 @@ static enum status memory_begin(struct kv *kv)
 static enum status memory_commit(struct kv *kv)
 {
 	forget(memory_of(kv));
+	memory_of(kv)->committed++;
 	return ST_OK;
 }
 
@@ -242,6 +243,11 @@ static enum status memory_seek(struct kv *kv, enum kv_db db, enum kv_seek how, s
 	return ST_OK;
 }
 
+static uint64_t memory_number(struct kv *kv)
+{
+	return memory_of(kv)->committed + 1;
+}
+
 static uint64_t memory_file_bytes(struct kv *kv)
 {
 	(void)kv;
@@ -263,8 +269,8 @@ static void memory_close(struct kv *kv)
 }
 
 static const struct kv_ops memory_ops = {
-	memory_begin,  memory_commit, memory_abort,      memory_get,   memory_reserve,
-	memory_delete, memory_seek,   memory_file_bytes, memory_close,
+	memory_begin,  memory_commit, memory_abort,  memory_get,        memory_reserve,
+	memory_delete, memory_seek,   memory_number, memory_file_bytes, memory_close,
 };
 
 struct kv *kv_memory_new(void)

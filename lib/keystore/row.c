@@ -124,7 +124,7 @@ static struct row_slot *slot_at(struct ks *ks, uint32_t pool, uint64_t offset)
 {
 	struct row_cache *cache = ks->rows;
 
-	for (int i = 0; i < ROWS_HOT; i++)
+	for (int i = 0; i < cache->count; i++)
 		if (cache->places[i].from == offset && cache->places[i].pool == pool && cache->places[i].use > 0)
 			return &cache->slots[i];
 	return NULL;
@@ -135,7 +135,7 @@ static struct row_slot *slot_around(struct ks *ks, uint32_t pool, uint64_t pos)
 {
 	struct row_cache *cache = ks->rows;
 
-	for (int i = 0; i < ROWS_HOT; i++) {
+	for (int i = 0; i < cache->count; i++) {
 		struct row_place *place = &cache->places[i];
 
 		if (place->from <= pos && pos < place->to && place->pool == pool && place->use > 0)
@@ -186,7 +186,7 @@ static enum status slot_flush(struct ks_txn *t, struct row_slot *slot)
 
 enum status rows_flush(struct ks_txn *t)
 {
-	for (int i = 0; i < ROWS_HOT; i++)
+	for (int i = 0; i < t->ks->rows->count; i++)
 		if (slot_flush(t, &t->ks->rows->slots[i]) != ST_OK)
 			return ST_STORAGE;
 	return ST_OK;
@@ -195,6 +195,7 @@ enum status rows_flush(struct ks_txn *t)
 void rows_init(struct ks *ks)
 {
 	ks->rows = xcalloc(1, sizeof *ks->rows);
+	ks->rows->count = ks->options.hot_chunks < ROWS_HOT ? (int)ks->options.hot_chunks : ROWS_HOT;
 }
 
 void rows_drop_all(struct ks *ks)
@@ -232,7 +233,7 @@ static enum status slot_for(struct ks_txn *t, struct row_slot **slot)
 	int best = 0;
 	enum status s;
 
-	for (int i = 1; i < ROWS_HOT; i++)
+	for (int i = 1; i < cache->count; i++)
 		if (cache->places[i].use < cache->places[best].use)
 			best = i;
 	*slot = &cache->slots[best];

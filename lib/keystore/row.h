@@ -31,6 +31,7 @@ struct row_place {
 struct row_cache {
 	struct row_place places[ROWS_HOT];
 	struct row_slot slots[ROWS_HOT];
+	int count; /* of them in use: all, but in tests */
 	uint64_t clock;
 };
 

@@ -4,7 +4,7 @@
  * DATABASES. One ordered database per kind of thing (kv.h), every value sealed under a data key
  * with its place authenticated (seal.h):
  *
- *     meta    "generation"                          see generation.c
+ *     meta    "generation", "commit"                see generation.c
  *     pool    pool's ID                             description, number, cursors, counters
  *     chunk   pool's number (4) | index (8)         up to 4032 bytes of the stream, those present (chunk.h)
  *     row     pool's number (4) | offset (8)        an assignment, a bit per key (assignment.c)
@@ -232,7 +232,7 @@ static bool commit(struct ks_txn *t, bool *advanced)
 	}
 	if (ks->keyring_path != NULL && env_mono(ks->env) - ks->generation_at >= GENERATION_NS)
 		*advanced = run_step(t, work_generation, NULL) == ST_OK;
-	if (t->broken || chunks_flush(t) != ST_OK || rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
+	if (t->broken || commit_number_put(t) != ST_OK || chunks_flush(t) != ST_OK || rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
 		kv_abort(ks->kv);
 		return false;
 	}
@@ -545,11 +545,11 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 		ks->options.max_bytes = MAX_BYTES_DEFAULT;
 	if (ks->options.hot_chunks == 0)
 		ks->options.hot_chunks = CHUNKS_HOT;
+	rows_init(ks);
 	ks->env = o->env;
 	ks->lock_fd = -1;
 	ks->last = &ks->first;
 	ks->seal = seal_new();
-	rows_init(ks);
 	ks->damage_limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 10 };
 	pthread_mutex_init(&ks->lock, NULL);
 	init_condition(&ks->wake);
@@ -576,7 +576,7 @@ static void close_generation(struct ks *ks)
 
 	if (ks->keyring_path == NULL || kv_begin(ks->kv) != ST_OK)
 		return;
-	if (generation_put(&t) != ST_OK)
+	if (generation_put(&t) != ST_OK || commit_number_put(&t) != ST_OK)
 		kv_abort(ks->kv);
 	else if (kv_commit(ks->kv) == ST_OK)
 		advance_generation_file(ks);

@@ -246,6 +246,23 @@ static void flip(const char *path, uint64_t bit)
 	close(fd);
 }
 
+/* A random bit of a page of the tree or of a root: they are few of many. */
+static uint64_t bit_of_tree(struct store *x, const char *path)
+{
+	char *bytes;
+	size_t len;
+	struct err e;
+	uint64_t page;
+
+	assert_int_equal(file_read(path, 64 << 20, &bytes, &len, &e), ST_OK);
+	do
+		page = world_random(x->world) % (len / 4096);
+	while (bytes[page * 4096 + 10] != 1 && bytes[page * 4096 + 10] != 2 && bytes[page * 4096 + 10] != 8);
+	free(bytes);
+	return (page * 4096 + world_random(x->world) % (world_random(x->world) & 1 ? 4096 : 160)) * 8 +
+	       world_random(x->world) % 8;
+}
+
 static void flipped_bits_never_give_wrong_keys(void **state)
 {
 	struct store *x = *state;
@@ -265,7 +282,6 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 	for (unsigned i = 0; i < rounds; i++) {
 		const char *path = i % 10 == 0 ? keys : data;
 		uint64_t bits = 8 * (uint64_t)(i % 10 == 0 ? 90 : st.st_size);
-		/* every other one where the tree and the roots are: they are few pages of many */
 		uint64_t bit = world_random(x->world) % bits;
 		int status;
 		pid_t child;
@@ -274,8 +290,8 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 		assert_int_equal(rename(kept, x->store), 0);
 		copy_store(x, kept);
 		copy_file(generation, x->generation);
-		if (i % 10 == 1)
-			bit %= 8 * 4096 * 2;
+		if (i % 2 == 1)
+			bit = bit_of_tree(x, data);
 		flip(path, bit);
 		fflush(NULL);
 		child = fork();
@@ -297,6 +313,33 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 	free(data);
 	free(keys);
 	free(generation);
+}
+
+/* The older of the two roots made the newer one: nothing in the tree is wrong then. */
+static void the_root_before_is_refused(void **state)
+{
+	enum { TXN_IN_META = 16 + 24 + 2 * 48 + 8 };
+	struct store *x = *state;
+	char *data = joined(x, "data.mdb");
+	uint64_t txns[2];
+	int fd;
+
+	fill(x, 1, 1000);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(take(x, 1, 100), ST_OK);
+	store_close(x);
+	fd = open(data, O_RDWR);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pread(fd, &txns[i], 8, 4096 * i + TXN_IN_META), 8);
+	for (int i = 0; i < 2; i++)
+		if (txns[i] < txns[1 - i]) {
+			txns[i] += 2;
+			assert_int_equal(pwrite(fd, &txns[i], 8, 4096 * i + TXN_IN_META), 8);
+			break;
+		}
+	close(fd);
+	refused(x, "last commit");
+	free(data);
 }
 
 /* ---- a full disk --------------------------------------------------------------------------------------- */
@@ -348,7 +391,7 @@ static void the_bound_on_the_file_is_kept(void **state)
 {
 	struct store *x = *state;
 	struct ks_options o = { .backend = KS_LMDB, .env = x->env, .directory = x->store, .master_key_file = x->master,
-		                .max_bytes = 1 << 20, .inline_writer = true };
+		                .max_bytes = 4 << 20, .inline_writer = true };
 	struct err e;
 	uint64_t at = 0;
 
@@ -357,7 +400,7 @@ static void the_bound_on_the_file_is_kept(void **state)
 	assert_int_equal(create(x, 1), ST_OK);
 	while (append(x, 1, at, 8192) == ST_OK)
 		at += 8192;
-	assert_true(at > 700000 && at < 1 << 20);
+	assert_true(at > 3 << 20 && at < 4 << 20);
 	assert_int_equal(settle(x, 1, at), ST_OK);
 	for (uint64_t i = 0; i < 20; i++)
 		assert_int_equal(take(x, 1, 8192), ST_OK);
@@ -532,6 +575,7 @@ int main(void)
 		TEST(missing_files_are_told),
 		TEST(an_older_copy_is_refused),
 		TEST(a_store_ahead_of_its_generation_file_opens),
+		TEST(the_root_before_is_refused),
 		TEST(a_full_disk_loses_nothing),
 		TEST(the_bound_on_the_file_is_kept),
 		TEST(spent_keys_cannot_be_recovered),
