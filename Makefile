@@ -340,7 +340,6 @@ clean:
 
 .PHONY: FORCE all bench programs install check check-unit fuzz soak demo print-programs clean
 .DELETE_ON_ERROR:
--include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(UNITS:%=$(BUILD)/tests/unit/test_%.d) \
-	$(SIM:%=$(BUILD)/tests/sim/%.d) $(BUILD)/tests/sim/main.d $(BUILD)/tests/sim/test_relay_scenarios.d
+-include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 
 .SECONDARY:

@@ -178,6 +178,22 @@ void conn_answered(struct rtls_conn *conn)
 
 /* ---- input ------------------------------------------------------------------------------------- */
 
+static bool same_identity(const struct rtls_conn *a, const struct rtls_conn *b)
+{
+	const struct rtls_identity *x = &a->session.peer.identity, *y = &b->session.peer.identity;
+
+	return strcmp(x->name, y->name) == 0 && strcmp(x->role, y->role) == 0;
+}
+
+static bool has_its_share(const struct rtls_conn *conn)
+{
+	unsigned count = 0;
+
+	for (const struct rtls_conn *c = conn->ep->conns; c != NULL; c = c->next)
+		count += c->established && c->accepted && same_identity(c, conn);
+	return count >= conn->ep->options.max_per_identity;
+}
+
 static void establish(struct rtls_conn *conn)
 {
 	struct rtls_endpoint *ep = conn->ep;
@@ -315,6 +331,10 @@ static void opened(struct rtls_conn *conn)
 
 	if (!conn->accepted) {
 		call_confirm(conn);
+		return;
+	}
+	if (has_its_share(conn)) {
+		conn_close(conn, "as many connections of that identity are open as may be");
 		return;
 	}
 	deadline_clear(&ep->deadlines, &conn->whole);

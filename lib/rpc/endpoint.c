@@ -23,6 +23,8 @@ static void set_defaults(struct rtls_options *o)
 		o->output_high_water = 4 * 1024 * 1024;
 	if (o->max_connections == 0)
 		o->max_connections = 1000;
+	if (o->max_per_identity == 0)
+		o->max_per_identity = (o->max_connections + 3) / 4;
 	if (o->max_per_peer_calls == 0)
 		o->max_per_peer_calls = 4096;
 	if (o->handshake_ns == 0)

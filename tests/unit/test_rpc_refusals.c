@@ -291,6 +291,24 @@ static void silent_connections_do_not_keep_others_out(void **state)
 	background_stop(&g);
 }
 
+static void one_identity_does_not_keep_others_out(void **state)
+{
+	struct background g;
+	struct raw r[4];
+
+	(void)state;
+	background_start(&g, &(struct rtls_options){ .max_connections = 8 });
+	for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+		raw_open(&r[i], &g);
+		raw_call(&r[i], ECHO, NULLPROC, FLAVOR_AUTH_NONE);
+		assert_int_equal(r[i].len > 0, i < 2); /* a quarter */
+	}
+	assert_still_serves(&g);
+	for (size_t i = 0; i < ARRAY_LEN(r); i++)
+		raw_close(&r[i]);
+	background_stop(&g);
+}
+
 static unsigned open_descriptors(void)
 {
 	DIR *d = opendir("/proc/self/fd");
@@ -640,6 +658,7 @@ int main(void)
 		cmocka_unit_test(bytes_behind_the_probe_end_the_connection),
 		cmocka_unit_test(who_is_slow_is_dropped),
 		cmocka_unit_test(silent_connections_do_not_keep_others_out),
+		cmocka_unit_test(one_identity_does_not_keep_others_out),
 		cmocka_unit_test(without_descriptors_it_waits_and_goes_on),
 		cmocka_unit_test(only_the_right_clients_come_in),
 		cmocka_unit_test(a_client_refuses_the_wrong_server),
