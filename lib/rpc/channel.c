@@ -357,12 +357,21 @@ static void waiter_init(struct waiter *w, uint32_t xid)
 	w->xid = xid;
 }
 
+/* Or an end of input. */
+static bool has_input(const struct rtls_channel *ch)
+{
+	char byte;
+
+	return recv(ch->session.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+	       (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
 static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, struct message_call *header,
                                   xdrproc_t xdr_args, void *args, uint64_t deadline)
 {
 	bool sent;
 
-	if (!ch->reading)
+	if (!ch->reading && has_input(ch))
 		read_all(ch); /* shows whether the peer has closed, while the call is still unsent */
 	if (ch->dead)
 		return RPC_CANTSEND;
