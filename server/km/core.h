@@ -54,6 +54,9 @@ struct link {
 	uint64_t used_up_to, unused_below;
 	uint64_t generation_rate, consumption_rate; /* bit/s, for the controller */
 	uint32_t qber_ppm;
+	struct {
+		uint64_t at, sequence, stock;
+	} measured; /* when the rates were last taken, and from what */
 
 	bool syncing;
 	uint64_t follower_next; /* leader: what the follower last said it had */

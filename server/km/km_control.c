@@ -11,6 +11,8 @@
 
 enum { REGISTER_AGAIN_NS = 1000 * 1000 * 1000 };
 
+#define RATE_INTERVAL (200 * NS_PER_MS)
+
 /* ---- registration and reports -------------------------------------------------------------------------- */
 
 static void told(enum status s, const void *answer, void *arg)
@@ -20,6 +22,31 @@ static void told(enum status s, const void *answer, void *arg)
 
 	if (s == ST_OK && a->err.status != ST_OK)
 		log_warning("controller %s: %s", km->control.name, a->err.text);
+}
+
+/*
+ * How fast keys towards the peer are made (blocks settled) and used (made, and not in stock any more), each a
+ * moving average over a few reports. A block that is stored and not settled yet counts as used less, later as more.
+ */
+static void measure(struct link *l, uint64_t now)
+{
+	uint64_t stock = link_stock_out(l), elapsed = now - l->measured.at, made, before;
+	double seconds = (double)elapsed / (double)NS_PER_S;
+
+	if (l->measured.at != 0 && elapsed < RATE_INTERVAL)
+		return;
+	made = (l->next_sequence - l->measured.sequence) * l->view.half;
+	before = l->measured.stock + made;
+	if (l->measured.at != 0) {
+		double generated = 8.0 * (double)made / seconds;
+		double consumed = before > stock ? 8.0 * (double)(before - stock) / seconds : 0;
+
+		l->generation_rate = (uint64_t)((double)l->generation_rate + (generated - (double)l->generation_rate) / 4);
+		l->consumption_rate = (uint64_t)((double)l->consumption_rate + (consumed - (double)l->consumption_rate) / 4);
+	}
+	l->measured.at = now;
+	l->measured.sequence = l->next_sequence;
+	l->measured.stock = stock;
 }
 
 void control_report_links(struct km *km)
@@ -33,6 +60,7 @@ void control_report_links(struct km *km)
 	for (struct link *l = km->links; l != NULL; l = l->hh.next) {
 		struct km_ck_link_state *s = &states[m.count++];
 
+		measure(l, env_mono(km->env));
 		s->link = l->view.name;
 		s->peer = l->peer;
 		s->up = l->open;

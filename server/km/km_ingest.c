@@ -127,6 +127,14 @@ static const char *unfit(const struct link *l, const struct km_block *blocks, ui
 	return NULL;
 }
 
+/* A moving average over some blocks, for the controller. */
+static void take_qber(struct link *l, uint32_t qber_ppm)
+{
+	int64_t change = ((int64_t)qber_ppm - (int64_t)l->qber_ppm) / 8;
+
+	l->qber_ppm = l->qber_ppm == 0 ? qber_ppm : (uint32_t)((int64_t)l->qber_ppm + change);
+}
+
 static void ingest(struct link *l, const struct km_block *blocks, uint32_t count,
                    void (*then)(struct link *, enum status, struct ingest *), km_reply reply, void *arg)
 {
@@ -141,6 +149,7 @@ static void ingest(struct link *l, const struct km_block *blocks, uint32_t count
 	secret_alloc(&i->bytes, (size_t)count * l->view.block_size);
 	for (uint32_t b = 0; b < count; b++) {
 		i->sequences[b] = blocks[b].sequence;
+		take_qber(l, blocks[b].qber_ppm);
 		memcpy(i->bytes.bytes + b * l->view.block_size, blocks[b].bytes, l->view.block_size);
 	}
 	ks_submit(l->km->ks, ingest_work, ingest_done, i);
