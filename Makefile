@@ -35,7 +35,7 @@ all: programs
 # ---- the wire: rpcgen's stubs, made here, never edited ---------------------------------------
 # rpcgen is run inside idl/ (it writes the include path as it was given its argument), does not
 # overwrite, and compiles with warnings: hence the copy, the rm and the flags of their own.
-IDL := common key ak kq1 kq2 kx1 kx2 ck cx mk
+IDL := common key ak kq1 kq2 kx1 kx2 ck cx mk mc
 IDL_HEADERS := $(IDL:%=$(BUILD)/idl/%.h)
 IDL_OBJECTS := $(IDL:%=$(BUILD)/idl/%_xdr.o) \
 	$(foreach x,$(filter-out common key,$(IDL)),$(BUILD)/idl/$(x)_clnt.o $(BUILD)/idl/$(x)_svc.o)
@@ -130,14 +130,14 @@ qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/k
 PROGRAMS += qkdnctl
 
 LADDER  := ladder ladder_svg ladder_text trace_log
-qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c $(LADDER:%=tools/ctl/%.c)
+qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c tools/ctl/topology.c tools/ctl/controller.c $(LADDER:%=tools/ctl/%.c)
 
 PROGRAMS += qkdn-quantumd
 qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \
 	qkd_link.c qkd_module.c key_block.c model.c)
 
 CONTROLLER_CORE := controller flood reserve
-CONTROLLER_WIRE := controller_ck controller_cx controller_wire
+CONTROLLER_WIRE := controller_ck controller_cx controller_mc controller_wire
 PROGRAMS += qkdn-controllerd
 qkdn-controllerd := $(patsubst %,server/controller/%.c,$(CONTROLLER_CORE) $(CONTROLLER_WIRE) settings controllerd)
 
@@ -234,9 +234,10 @@ $(BUILD)/bench/grpc_null: tests/bench/grpc_null.cc
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CXX) -std=c++17 -O2 -Wall -Wextra -o $@ $< $$($(PKG_CONFIG) --cflags --libs grpc++)
 $(BUILD)/bench/bench_route: $(BUILD)/tests/bench/bench_route.o $(BUILD)/libinternal.a
+	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 $(BUILD)/tests/bench/bench_rpc.o: CPPFLAGS += -Itests/lib
-BENCHES := bench_rpc
+BENCHES := bench_rpc bench_route
 $(BUILD)/bench/bench_supply: $(BUILD)/tests/bench/bench_supply.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)

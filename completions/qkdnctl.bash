@@ -1,13 +1,35 @@
 # Completion of qkdnctl for bash.
+_qkdnctl_controller()
+{
+	local words="--json --lab --node --help"
+
+	if [ "$COMP_CWORD" -eq 2 ]; then
+		words=show
+		[ "${COMP_WORDS[1]}" = link ] && words=list
+	elif [ "$2" = --lab ]; then
+		mapfile -t COMPREPLY < <(compgen -d -- "$1")
+		return
+	elif [ "${COMP_WORDS[1]}" = route ]; then
+		words="$words --disjoint"
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$1")
+}
+
 _qkdnctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "trace --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "link route topology trace --help --version" -- "$cur")
 		return
 	fi
+	case ${COMP_WORDS[1]} in
+	link | route | topology)
+		_qkdnctl_controller "$cur" "$prev"
+		return
+		;;
+	esac
 	case $prev in
 	--svg)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")

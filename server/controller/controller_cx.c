@@ -15,7 +15,7 @@ void qkdn_cx_1(struct svc_req *rq, SVCXPRT *xprt); /* rpcgen declares it nowhere
 static const struct rtls_procedure procedures[] = {
 	{ CX_SUMMARY, "Link-state summary", "Response to link-state summary", "controller" },
 	{ CX_LINK_STATES, "Link-state exchange", "Response to link-state exchange", "controller" },
-	{ CX_ROUTE_EXCHANGE, "Route exchange", "Response to route exchange", "controller admin manager" },
+	{ CX_ROUTE_EXCHANGE, "Route exchange", "Response to route exchange", "controller" },
 	{ 0, NULL, NULL, NULL },
 };
 
@@ -183,7 +183,7 @@ bool_t cx_link_states_1_svc(cx_link_states_args *args, cx_link_states_result *re
 	return TRUE;
 }
 
-/* An operator's question: nothing is taken off the stock for it. */
+/* A question: nothing is taken off the stock for it. */
 static enum status look_for_route(struct controllerd *d, const cx_route_args *args, cx_route_result *result)
 {
 	struct topology *t = controller_topology(d->core);

@@ -148,6 +148,7 @@ static enum status start_endpoint(struct main *m, struct err *e)
 	rtls_add_program(m->d.endpoint, &controller_ck, &m->d);
 	rtls_add_program(m->d.endpoint, &controller_ck_km, &m->d);
 	rtls_add_program(m->d.endpoint, &controller_cx, &m->d);
+	rtls_add_program(m->d.endpoint, &controller_mc, &m->d);
 	rtls_watch_conns(m->d.endpoint, controllerd_conn_changed, &m->d);
 	s = listen_everywhere(m, e);
 	m->peers = xcalloc(m->settings.neighbours.count, sizeof(struct rtls_peer *));

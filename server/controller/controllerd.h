@@ -44,6 +44,10 @@ void controller_ck_allocate(void *controllerd, const char *km, const struct cont
 void controller_ck_give_up(void *controllerd, const char *km, const struct controller_relay *relay,
                            controller_done done, void *token);
 
+/* ---- controller_mc.c: Mc, with managers and administrators ---- */
+
+extern const struct rtls_program controller_mc; /* served */
+
 /* ---- controller_cx.c: Cx, with other controllers ---- */
 
 extern const struct rtls_program controller_cx; /* served and called */

@@ -1,7 +1,7 @@
 /*
  * bench_route.c - all destinations of one source, on 10 000 nodes and 40 000 links, against igraph's
- * Dijkstra on the same network. Prints `name value unit reference ratio`: medians of several runs,
- * the reference measured in turn with them; ratio is reference over value, higher is better.
+ * Dijkstra on the same network. Prints `name value unit reference ratio min max runs`: medians of
+ * several runs, the reference measured in turn with them; ratio is reference over value.
  */
 #include <igraph.h>
 #include <stdio.h>
@@ -53,6 +53,18 @@ static double median(double *values, size_t count)
 {
 	qsort(values, count, sizeof *values, by_value);
 	return values[count / 2];
+}
+
+/* reference: NULL where there is none. Both are sorted. */
+static void print_figure(const char *name, double *values, double *reference)
+{
+	double value = median(values, RUNS);
+
+	if (reference != NULL)
+		printf("%s %.1f us %.1f %.2f", name, value, median(reference, RUNS), median(reference, RUNS) / value);
+	else
+		printf("%s %.1f us - -", name, value);
+	printf(" %.1f %.1f %d\n", values[0], values[RUNS - 1], RUNS);
 }
 
 /* ---- the network ----------------------------------------------------------------------------- */
@@ -148,8 +160,7 @@ static void all_destinations(struct topology *t)
 		check_same(t, &tree, &distances);
 		route_tree_free(&tree);
 	}
-	printf("route_all_destinations %.0f us %.0f %.2f\n", median(ours, RUNS), median(theirs, RUNS),
-	       median(theirs, RUNS) / median(ours, RUNS));
+	print_figure("route_all_destinations", ours, theirs);
 	igraph_matrix_destroy(&distances);
 	igraph_vector_destroy(&weights);
 	igraph_destroy(&graph);
@@ -176,9 +187,9 @@ static void one_route(struct topology *t)
 		route_disjoint(t, topology_find(t, nodes[from].name), topology_find(t, nodes[to].name), 2, NULL, routes);
 		pair[run] = now_us() - begin;
 	}
-	printf("route_report %.2f us - -\n", median(report, RUNS));
-	printf("route_one_destination %.0f us - -\n", median(find, RUNS));
-	printf("route_two_disjoint %.0f us - -\n", median(pair, RUNS));
+	print_figure("route_report", report, NULL);
+	print_figure("route_one_destination", find, NULL);
+	print_figure("route_two_disjoint", pair, NULL);
 	free(routes);
 }
 

@@ -6,6 +6,9 @@
 #include <string.h>
 
 static const struct ctl_command commands[] = {
+	{ "link list", ctl_link_list, "list QKD links with stock, rates and error ratio" },
+	{ "route show", ctl_route_show, "show the way between two nodes" },
+	{ "topology show", ctl_topology_show, "show the network as a controller knows it" },
 	{ "trace", ctl_trace, "draw the messages of a procedure as a ladder" },
 };
 

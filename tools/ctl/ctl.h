@@ -17,4 +17,9 @@ int ctl_fail(const struct err *e);
 
 int ctl_trace(int argc, char **argv); /* trace.c */
 
+/* topology.c */
+int ctl_topology_show(int argc, char **argv);
+int ctl_link_list(int argc, char **argv);
+int ctl_route_show(int argc, char **argv);
+
 #endif
