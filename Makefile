@@ -130,7 +130,7 @@ qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/k
 PROGRAMS += qkdnctl
 
 LADDER  := ladder ladder_svg ladder_text trace_log
-qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c tools/ctl/topology.c tools/ctl/controller.c $(LADDER:%=tools/ctl/%.c)
+qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c tools/ctl/topology.c tools/ctl/km.c tools/ctl/daemon_client.c $(LADDER:%=tools/ctl/%.c)
 
 PROGRAMS += qkdn-quantumd
 qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \

@@ -80,6 +80,21 @@ class Procedures(Case):
         keys = self.lab.get("source", "destination", 4)
         self.assertEqual(self.lab.get_by_id("destination", "source", keys), keys)
 
+    def test_key_managers_tell_what_they_hold(self):
+        self.up("centralized")
+        self.request()
+        ask = lambda *words: json.loads(run("qkdnctl", *words, "--lab", self.lab.folder, "--json").stdout)
+        status = {s["km"]: s for s in ask("km", "status")}
+        self.assertEqual(set(status), {"KM1", "KM2", "KM3"})
+        self.assertEqual(status["KM1"]["keys_supplied"], 65)
+        self.assertEqual(status["KM3"]["keys_fetched"], 64)
+        self.assertGreaterEqual(status["KM2"]["relays_forwarded"], 2)
+        pools = ask("pool", "list", "--node", "KM3")
+        self.assertEqual({(p["source"], p["destination"]) for p in pools if p["kind"] == "KSA"},
+                         {("KM1", "KM3"), ("KM3", "KM1")})
+        self.assertEqual(next(p["assigned"] for p in pools if p["kind"] == "KSA" and p["source"] == "KM1"), 32)
+        self.assertIsInstance(ask("relay", "list"), list)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -6,7 +6,10 @@
 #include <string.h>
 
 static const struct ctl_command commands[] = {
+	{ "km status", ctl_km_status, "show what key managers have done since their start" },
 	{ "link list", ctl_link_list, "list QKD links with stock, rates and error ratio" },
+	{ "pool list", ctl_pool_list, "list the key pools of key managers" },
+	{ "relay list", ctl_relay_list, "list the ranges of key bits that are on their way" },
 	{ "route show", ctl_route_show, "show the way between two nodes" },
 	{ "topology show", ctl_topology_show, "show the network as a controller knows it" },
 	{ "trace", ctl_trace, "draw the messages of a procedure as a ladder" },

@@ -22,4 +22,9 @@ int ctl_topology_show(int argc, char **argv);
 int ctl_link_list(int argc, char **argv);
 int ctl_route_show(int argc, char **argv);
 
+/* km.c */
+int ctl_km_status(int argc, char **argv);
+int ctl_pool_list(int argc, char **argv);
+int ctl_relay_list(int argc, char **argv);
+
 #endif

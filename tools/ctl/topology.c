@@ -6,12 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "controller.h"
+#include "daemon_client.h"
+#include "mc.h"
 
 enum { OPTION_DISJOINT = 256, WEIGHT_DRY = -2, WEIGHT_UNUSABLE = -1 };
 
 struct arguments {
-	struct controller_options where;
+	struct ctl_where where;
 	const char *source, *destination; /* route show */
 	unsigned disjoint;
 };
@@ -23,14 +24,14 @@ struct links {
 	size_t count;
 };
 
-static enum status fetch_page(struct controller_client *c, struct links *links, bool *more, struct err *e)
+static enum status fetch_page(struct ctl_client *c, struct links *links, bool *more, struct err *e)
 {
 	mc_topology_args args = { .first = (u_int)links->count };
 	mc_topology_result r = { .links = { .links_len = 0 } };
 	enum status s;
 
-	controller_new_trace(&args.header);
-	s = controller_answer(c, mc_topology_1(&args, &r, c->rpc), &r.outcome, e);
+	ctl_new_trace(&args.header);
+	s = ctl_answer(c, mc_topology_1(&args, &r, c->rpc), &r.outcome, e);
 	if (s != ST_OK) {
 		xdr_free((xdrproc_t)xdr_mc_topology_result, &r);
 		return s;
@@ -51,7 +52,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp(x->link, y->link);
 }
 
-static enum status fetch_links(struct controller_client *c, struct links *links, struct err *e)
+static enum status fetch_links(struct ctl_client *c, struct links *links, struct err *e)
 {
 	enum status s = ST_OK;
 
@@ -239,7 +240,7 @@ static const struct argp_option route_options[] = {
 	{ "disjoint", OPTION_DISJOINT, "N", 0, "Up to N routes that share no node between", 0 },
 	{ 0 },
 };
-static const struct argp_child children[] = { { &controller_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = { { &ctl_where_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp topology_parser = {
 	NULL, parse_option, NULL, "Shows the network as a QKDN controller knows it.", children, NULL, NULL,
 };
@@ -255,17 +256,17 @@ static const struct argp route_parser = {
 int ctl_link_list(int argc, char **argv)
 {
 	struct arguments a = { .disjoint = 1 };
-	struct controller_client c;
+	struct ctl_client c;
 	struct links links = { NULL, 0 };
 	struct err e;
 	enum status s;
 
 	argp_err_exit_status = 1;
 	argp_parse(&links_parser, argc, argv, 0, NULL, &a);
-	if (controller_connect(&c, &a.where, &e) != ST_OK)
+	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
 		return ctl_fail(&e);
 	s = fetch_links(&c, &links, &e);
-	controller_disconnect(&c);
+	ctl_disconnect(&c);
 	if (s == ST_OK && a.where.json)
 		print_json(links_json(&links));
 	else if (s == ST_OK)
@@ -291,20 +292,20 @@ int ctl_topology_show(int argc, char **argv)
 	struct arguments a = { .disjoint = 1 };
 	qkdn_request request;
 	mc_status_result status = { .kms = 0 };
-	struct controller_client c;
+	struct ctl_client c;
 	struct links links = { NULL, 0 };
 	struct err e;
 	enum status s;
 
 	argp_err_exit_status = 1;
 	argp_parse(&topology_parser, argc, argv, 0, NULL, &a);
-	if (controller_connect(&c, &a.where, &e) != ST_OK)
+	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
 		return ctl_fail(&e);
-	controller_new_trace(&request.header);
-	s = controller_answer(&c, mc_status_1(&request, &status, c.rpc), &status.outcome, &e);
+	ctl_new_trace(&request.header);
+	s = ctl_answer(&c, mc_status_1(&request, &status, c.rpc), &status.outcome, &e);
 	if (s == ST_OK)
 		s = fetch_links(&c, &links, &e);
-	controller_disconnect(&c);
+	ctl_disconnect(&c);
 	if (s == ST_OK)
 		show_topology(&a, &status, &links);
 	links_free(&links);
@@ -343,20 +344,20 @@ int ctl_route_show(int argc, char **argv)
 	struct arguments a = { .disjoint = 1 };
 	mc_route_args args;
 	mc_route_result r = { .routes = { .routes_len = 0 } };
-	struct controller_client c;
+	struct ctl_client c;
 	struct err e;
 	enum status s;
 
 	argp_err_exit_status = 1;
 	argp_parse(&route_parser, argc, argv, 0, NULL, &a);
-	if (controller_connect(&c, &a.where, &e) != ST_OK)
+	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
 		return ctl_fail(&e);
 	args.source = (char *)a.source;
 	args.destination = (char *)a.destination;
 	args.disjoint = a.disjoint;
-	controller_new_trace(&args.header);
-	s = controller_answer(&c, mc_route_1(&args, &r, c.rpc), &r.outcome, &e);
-	controller_disconnect(&c);
+	ctl_new_trace(&args.header);
+	s = ctl_answer(&c, mc_route_1(&args, &r, c.rpc), &r.outcome, &e);
+	ctl_disconnect(&c);
 	if (s == ST_OK && a.where.json)
 		print_json(routes_json(&r));
 	else if (s == ST_OK)

@@ -1,0 +1,254 @@
+/* daemon_client.c - qkdnctl's connection to a controller or a KM. */
+#include "daemon_client.h"
+
+#include <jansson.h>
+#include <libconfig.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf.h"
+#include "mc.h"
+#include "mk.h"
+#include "secret.h"
+
+static const struct rtls_procedure mc_procedures[] = {
+	{ MC_STATUS, "Controller status request", "Response to controller status request", "" },
+	{ MC_TOPOLOGY, "Topology request", "Response to topology request", "" },
+	{ MC_ROUTE, "Route request", "Response to route request", "" },
+	{ 0, NULL, NULL, NULL },
+};
+static const struct rtls_program mc_program = { QKDN_MC, QKDN_MC_V1, "Mc", NULL, mc_procedures, true };
+
+static const struct rtls_procedure mk_procedures[] = {
+	{ MK_STATUS, "KM status request", "Response to KM status request", "" },
+	{ MK_POOLS, "Key pool status request", "Response to key pool status request", "" },
+	{ MK_RELAYS, "Key relay status request", "Response to key relay status request", "" },
+	{ 0, NULL, NULL, NULL },
+};
+static const struct rtls_program mk_program = { QKDN_MK, QKDN_MK_V1, "Mk", NULL, mk_procedures, true };
+
+const struct ctl_kind ctl_controller = { "controller", "controllerd", "QKDN_CONTROLLER", &mc_program };
+const struct ctl_kind ctl_km = { "km", "kmd", "QKDN_KM", &mk_program };
+
+/* ---- options ----------------------------------------------------------------------------------- */
+
+enum { OPTION_LAB = 512, OPTION_NODE, OPTION_JSON };
+
+static const struct argp_option options[] = {
+	{ "lab", OPTION_LAB, "DIR", 0, "Ask the daemons of the lab in DIR, as its administrator", 0 },
+	{ "node", OPTION_NODE, "NODE", 0, "In a lab: the daemon of NODE alone", 0 },
+	{ "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+	{ 0 },
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct ctl_where *o = state->input;
+
+	switch (key) {
+	case OPTION_LAB:
+		o->lab = arg;
+		return 0;
+	case OPTION_NODE:
+		o->node = arg;
+		return 0;
+	case OPTION_JSON:
+		o->json = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+const struct argp ctl_where_argp = { options, parse_option, NULL, NULL, NULL, NULL, NULL };
+
+/* ---- where it is, and as whom to ask --------------------------------------------------------------- */
+
+struct place {
+	char *name, *address, *dns_name, *certificate, *private_key, *authority;
+};
+
+static void place_free(struct place *p)
+{
+	free(p->name);
+	free(p->address);
+	free(p->dns_name);
+	free(p->certificate);
+	free(p->private_key);
+	free(p->authority);
+}
+
+/* The configuration of the n-th daemon of that kind in the lab, or of that of the node asked for; NULL if
+ * there is none. */
+static char *lab_configuration(const struct ctl_kind *kind, const struct ctl_where *o, size_t n)
+{
+	char *path = xasprintf("%s/lab.json", o->lab), *found = NULL;
+	json_t *lab = json_load_file(path, 0, NULL), *daemon;
+	size_t i;
+
+	json_array_foreach(json_object_get(lab, "daemons"), i, daemon) {
+		const char *name = json_string_value(json_object_get(daemon, "name"));
+		const char *program = json_string_value(json_object_get(daemon, "kind"));
+		const char *config = json_string_value(json_object_get(daemon, "config"));
+		size_t len = o->node != NULL ? strlen(o->node) : 0;
+
+		if (name == NULL || program == NULL || config == NULL || strcmp(program, kind->program) != 0)
+			continue;
+		if (o->node != NULL && (strncmp(name, o->node, len) != 0 || name[len] != '/'))
+			continue;
+		if (n-- > 0)
+			continue;
+		found = xstrdup(config);
+		break;
+	}
+	json_decref(lab);
+	free(path);
+	return found;
+}
+
+static enum status place_in_lab(struct place *p, const struct ctl_kind *kind, const struct ctl_where *o, size_t n,
+                                struct err *e)
+{
+	const char *name = NULL, *address = NULL;
+	char *path = lab_configuration(kind, o, n);
+	config_t conf;
+
+	if (path == NULL)
+		return err_set(e, ST_NOT_FOUND, "%s: no network with a %s%s%s is up there", o->lab, kind->role,
+		               o->node != NULL ? " at " : "", o->node != NULL ? o->node : "");
+	config_init(&conf);
+	if (config_read_file(&conf, path) && config_lookup_string(&conf, "name", &name) &&
+	    config_lookup_string(&conf, "listen.[0]", &address)) {
+		p->name = xstrdup(name);
+		p->address = xstrdup(address);
+	}
+	config_destroy(&conf);
+	if (p->name == NULL)
+		err_set(e, ST_CONFIGURATION, "%s: does not say where the %s listens", path, kind->role);
+	free(path);
+	p->certificate = xasprintf("%s/pki/admin.crt", o->lab);
+	p->private_key = xasprintf("%s/pki/admin.key", o->lab);
+	p->authority = xasprintf("%s/pki/ca.crt", o->lab);
+	return p->name != NULL ? ST_OK : ST_CONFIGURATION;
+}
+
+static enum status from_environment(char **to, const char *prefix, const char *suffix, struct err *e)
+{
+	char variable[64];
+	const char *value;
+
+	snprintf(variable, sizeof variable, "%s%s", prefix, suffix);
+	value = getenv(variable);
+	if (value == NULL || *value == '\0')
+		return err_set(e, ST_CONFIGURATION,
+		               "%s is not set: it says which daemon to ask and as whom (qkdnctl(8)); in a lab use --lab DIR",
+		               variable);
+	*to = xstrdup(value);
+	return ST_OK;
+}
+
+static enum status place_in_environment(struct place *p, const struct ctl_kind *kind, struct err *e)
+{
+	struct err ignored;
+	enum status s = from_environment(&p->address, kind->variable, "", e);
+
+	if (s == ST_OK)
+		s = from_environment(&p->name, kind->variable, "_NAME", e);
+	if (s == ST_OK)
+		s = from_environment(&p->certificate, "QKDN_CERTIFICATE", "", e);
+	if (s == ST_OK)
+		s = from_environment(&p->private_key, "QKDN_PRIVATE_KEY", "", e);
+	if (s == ST_OK)
+		s = from_environment(&p->authority, "QKDN_AUTHORITY", "", e);
+	if (s == ST_OK && from_environment(&p->dns_name, kind->variable, "_DNS_NAME", &ignored) != ST_OK)
+		p->dns_name = NULL; /* the host is the name, then */
+	return s;
+}
+
+/* ---- the connection ----------------------------------------------------------------------------------- */
+
+static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kind, const struct place *p,
+                                struct err *e)
+{
+	struct rtls_channel_options o = { .peer = { .role = kind->role, .name = p->name, .dns_name = p->dns_name,
+		                                    .program = kind->rpc->number, .version = kind->rpc->version } };
+	enum status s = rtls_credentials_load(&o.credentials, p->certificate, p->private_key, p->authority, e);
+	char *host = NULL;
+
+	if (s != ST_OK)
+		return s;
+	if (!conf_address_split(p->address, &host, &o.peer.port)) {
+		rtls_credentials_free(o.credentials);
+		return err_set(e, ST_CONFIGURATION, "\"%s\" is no address: give host:port", p->address);
+	}
+	o.peer.host = host;
+	s = rtls_channel_open(&c->channel, &o, e);
+	rtls_credentials_free(o.credentials);
+	free(host);
+	return s;
+}
+
+static enum status connect_nth(struct ctl_client *c, const struct ctl_kind *kind, const struct ctl_where *where,
+                               size_t n, struct err *e)
+{
+	struct place p = { .name = NULL };
+	enum status s = where->lab != NULL ? place_in_lab(&p, kind, where, n, e) : place_in_environment(&p, kind, e);
+
+	memset(c, 0, sizeof *c);
+	if (s == ST_OK)
+		s = open_channel(c, kind, &p, e);
+	place_free(&p);
+	if (s != ST_OK)
+		return s;
+	rtls_channel_name_program(c->channel, kind->rpc);
+	c->rpc = rtls_channel_client(c->channel, kind->rpc->number, kind->rpc->version);
+	return ST_OK;
+}
+
+enum status ctl_connect(struct ctl_client *c, const struct ctl_kind *kind, const struct ctl_where *where,
+                        struct err *e)
+{
+	return connect_nth(c, kind, where, 0, e);
+}
+
+enum status ctl_each(const struct ctl_kind *kind, const struct ctl_where *where, ctl_ask ask, void *arg,
+                     struct err *e)
+{
+	enum status s = ST_OK;
+
+	for (size_t n = 0; s == ST_OK; n++) {
+		struct ctl_client c;
+
+		s = connect_nth(&c, kind, where, n, e);
+		if (s == ST_NOT_FOUND && n > 0)
+			return ST_OK; /* the last one was asked */
+		if (s != ST_OK)
+			return s;
+		s = ask(&c, arg, e);
+		ctl_disconnect(&c);
+		if (where->lab == NULL)
+			break;
+	}
+	return s;
+}
+
+void ctl_disconnect(struct ctl_client *c)
+{
+	clnt_destroy(c->rpc);
+	rtls_channel_close(c->channel);
+}
+
+enum status ctl_answer(struct ctl_client *c, enum clnt_stat stat, const qkdn_outcome *outcome,
+                              struct err *e)
+{
+	if (stat != RPC_SUCCESS)
+		return rtls_channel_error(c->rpc, e);
+	if (outcome->status != QKDN_OK)
+		return err_set(e, (enum status)outcome->status, "%s", outcome->text);
+	return ST_OK;
+}
+
+void ctl_new_trace(qkdn_header *h)
+{
+	secret_random(h->trace, sizeof h->trace);
+}
