@@ -227,7 +227,7 @@ static void pull_answered(enum status s, const void *answer, void *arg)
 		ingest(l, a->blocks, a->count, pulled, NULL, NULL);
 		return;
 	}
-	if (s == ST_OK && a->answer.err.status != ST_OK)
+	if (s == ST_OK && a->answer.err.status != ST_OK && a->answer.err.status != ST_TOO_FEW_KEYS)
 		link_complain(l, "module %s: %s", l->module, a->answer.err.text);
 	l->pulling = false;
 	pull_soon(l, NS_PER_S / 10);

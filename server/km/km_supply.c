@@ -13,11 +13,11 @@
 
 #include "core.h"
 
-enum { MAX_RUNS = 16 };
-
+/* Keys that lie one behind another. */
 struct run {
 	uint64_t offset;
 	uint32_t count;
+	uint32_t assignment; /* of the message that they are assigned with */
 };
 
 /* A key request on its way. */
@@ -29,6 +29,7 @@ struct request {
 	struct id trace;
 	uint32_t count, key_len, priority;
 	bool queued;
+	bool fell_short; /* the stock was enough in bytes, but not in whole keys */
 	uint64_t give_up_at; /* monotonic */
 	struct env_timer *deadline;
 	km_reply reply;
@@ -36,14 +37,12 @@ struct request {
 
 	/* what the work does */
 	struct id pool_id;
-	struct run runs[MAX_RUNS];
-	unsigned run_count;
 	uint64_t stock;
 	struct secret bytes;
 
-	/* its share of an assignment message */
-	uint32_t assignments[MAX_RUNS]; /* the one that each run is part of */
-	enum status failure;
+	enum status failure; /* of the assignment message */
+	unsigned run_count;
+	struct run runs[]; /* room for count: no two keys need lie together */
 };
 
 /* ---- ending a request ---------------------------------------------------------------------------- */
@@ -147,7 +146,7 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		DL_DELETE(b->first, r);
 		r->failure = s;
 		for (unsigned i = 0; i < r->run_count && r->failure == ST_OK; i++)
-			r->failure = a->results[r->assignments[i]];
+			r->failure = a->results[r->runs[i].assignment];
 		if (r->failure == ST_OK) {
 			request_succeed(r);
 			continue;
@@ -195,7 +194,7 @@ static void batch_send(struct ksa_pool *p)
 		if (b->m.count == 0)
 			b->m.trace = r->trace;
 		for (unsigned i = 0; i < r->run_count; i++)
-			r->assignments[i] = batch_add(b, r, &r->runs[i]);
+			r->runs[i].assignment = batch_add(b, r, &r->runs[i]);
 		DL_DELETE(p->taken, r);
 		DL_APPEND(b->first, r);
 	}
@@ -238,8 +237,6 @@ static enum status take_work(struct ks_txn *t, void *arg)
 	for (r->run_count = 0; got < r->count && s == ST_OK; r->run_count++) {
 		struct run *run = &r->runs[r->run_count];
 
-		if (r->run_count == MAX_RUNS)
-			return ST_TOO_FEW_KEYS;
 		s = ks_take(t, &r->pool_id, r->key_len, (size_t)(r->count - got) * r->key_len, r->key_len, &run->offset,
 		            &part);
 		if (s != ST_OK)
@@ -270,6 +267,7 @@ static void taken(enum status s, void *arg)
 	struct ksa_pool *p = r->pool;
 
 	if (s == ST_TOO_FEW_KEYS) {
+		r->fell_short = true;
 		wait_for_keys(r);
 		return;
 	}
@@ -379,14 +377,20 @@ void ksa_pool_ready(struct ksa_pool *p)
 	}
 }
 
+/* Remnants at the ends of ranges are stock, but no keys: a request that fell short is to get a fresh range. */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p)
 {
+	uint64_t bytes = 0, usable = p->stock;
 	const struct request *r;
-	uint64_t bytes = 0;
 
-	DL_FOREACH (p->waiting, r)
+	DL_FOREACH (p->waiting, r) {
 		bytes += (uint64_t)r->count * r->key_len;
-	return bytes > p->stock ? bytes - p->stock : 0;
+		if (!r->fell_short)
+			continue;
+		bytes += r->key_len; /* keys begin at a multiple of their length */
+		usable = 0;
+	}
+	return bytes > usable ? bytes - usable : 0;
 }
 
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p)
@@ -472,7 +476,7 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 		          source->name, source->waiting);
 		return;
 	}
-	r = xcalloc(1, sizeof *r);
+	r = xcalloc(1, sizeof *r + count * sizeof r->runs[0]);
 	r->km = km;
 	r->pool = ksa_pool_to(km, destination->km);
 	r->source = source;

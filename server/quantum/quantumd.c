@@ -161,7 +161,8 @@ static void stop(struct quantumd *q)
 
 int main(int argc, char **argv)
 {
-	static const struct daemon_about about = { "qkdn-quantumd", "Stands in for the quantum layer of a QKD network." };
+	static const struct daemon_about about = { "qkdn-quantumd",
+		                                   "Stands in for the quantum layer of a QKD network." };
 	struct daemon_options options;
 	struct quantumd q = { .path = NULL };
 	struct err e = { ST_OK, "" };

@@ -14,7 +14,8 @@ static const char *const faults[] = { "missing",   "repeated",  "late",         
 #define AT(type, member) .offset = offsetof(struct type, member)
 
 static const struct conf_option module_options[] = {
-	{ "name", CONF_NAME, AT(module_conf, name), .required = true, .help = "of the QKD module; as in its certificate" },
+	{ "name", CONF_NAME, AT(module_conf, name), .required = true,
+	  .help = "of the QKD module; as in its certificate" },
 	{ "role", CONF_ENUM, AT(module_conf, role), .fallback = "transmitter", .words = roles,
 	  .help = "its part in the protocol" },
 	{ "km", CONF_NAME, AT(module_conf, km), .required = true, .help = "name of its node's key manager" },
@@ -23,7 +24,8 @@ static const struct conf_option module_options[] = {
 	{ "dns_name", CONF_STRING, AT(module_conf, dns_name),
 	  .help = "DNS name in the key manager's certificate; the address's host if not given" },
 	{ "certificate", CONF_PATH, AT(module_conf, certificate), .required = true, .help = "of the module, PEM" },
-	{ "private_key", CONF_PATH, AT(module_conf, private_key), .required = true, .help = "of the module, PEM, mode 0600" },
+	{ "private_key", CONF_PATH, AT(module_conf, private_key), .required = true,
+	  .help = "of the module, PEM, mode 0600" },
 	{ "mode", CONF_ENUM, AT(module_conf, mode), .fallback = "push", .words = modes,
 	  .help = "push: the module supplies keys; pull: the key manager asks for them" },
 	{ .name = NULL },
@@ -43,7 +45,8 @@ static const struct conf_option fault_options[] = {
 };
 
 static const struct conf_option link_options[] = {
-	{ "name", CONF_NAME, AT(link_conf, name), .required = true, .help = "of the QKD link; as in both key managers" },
+	{ "name", CONF_NAME, AT(link_conf, name), .required = true,
+	  .help = "of the QKD link; as in both key managers" },
 	{ "modules", CONF_STRINGS, AT(link_conf, modules), .required = true, .help = "its two QKD modules" },
 	{ "block_size", CONF_SIZE, AT(link_conf, block_size), .fallback = "8 KiB", .min = 512, .max = 1048576,
 	  .help = "bytes of a block of keys, a multiple of 64; as in both key managers" },

@@ -7,7 +7,7 @@ import unittest
 from qkdn_test import Case, Lab, eventually, run, write
 
 NODES = 'nodes = ( { name = "alice"; applications = [ "app1" ]; }, { name = "bob"; applications = [ "app2" ]; } );\n'
-KM = 'km_settings = "missing_block_grace = \\"200 ms\\"; keys = { low_water = \\"128 KiB\\"; high_water = \\"256 KiB\\"; ' \
+KM = 'km_settings = "missing_block_grace = \\"200 ms\\"; keys = { low_water = \\"32 KiB\\"; high_water = \\"128 KiB\\"; ' \
      'link_max_stock = \\"1 MiB\\"; };";\n'
 
 

@@ -91,12 +91,12 @@ static void on_plain(enum status s, void *result, void *arg)
 		         status_name((enum status)r->outcome.status), r->outcome.text);
 }
 
-static void call_module(struct km *km, uint32_t procedure, const char *link, xdrproc_t xdr_result, size_t size,
-                        rtls_done done)
+static void call_module(struct km *km, uint32_t procedure, const char *link, xdrproc_t xdr_result,
+                        size_t size, rtls_done done)
 {
 	kq2_link_args args = { .link = (char *)link };
-	const struct rtls_call call = { QKDN_KQ2_MODULE, QKDN_KQ2_MODULE_V1, procedure, (xdrproc_t)xdr_kq2_link_args,
-		                        &args, xdr_result, size, NS_PER_S, done, km };
+	const struct rtls_call call = { QKDN_KQ2_MODULE, QKDN_KQ2_MODULE_V1, procedure,
+		                        (xdrproc_t)xdr_kq2_link_args, &args, xdr_result, size, NS_PER_S, done, km };
 
 	rtls_call(rtls_find_conn(km->ep, "module", km->module), &call);
 }
