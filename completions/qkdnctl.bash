@@ -45,7 +45,7 @@ _qkdnctl()
 	esac
 	case $cur in
 	-*)
-		mapfile -t COMPREPLY < <(compgen -W "--all --ascii --help --json --list --only --svg --times
+		mapfile -t COMPREPLY < <(compgen -W "--all --ascii --help --json --lines --list --only --svg --times
 			--title --trace" -- "$cur")
 		;;
 	*)

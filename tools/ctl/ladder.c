@@ -298,18 +298,50 @@ static void order_actors(struct ladder *l)
 	free(others.items);
 }
 
+/* ---- the lines of some traces ------------------------------------------------------------------------ */
+
+static size_t count_lines(const struct trace_log *log, const struct trace_set *set)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < set->count; i++) {
+		const struct trace *trace = trace_log_find(log, &set->ids[i]);
+
+		for (const struct trace_event *e = trace ? trace->first : NULL; e != NULL; e = e->next)
+			count++;
+	}
+	return count;
+}
+
+static void collect_lines(struct node *nodes, const struct trace_log *log, const struct trace_set *set)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		const struct trace *trace = trace_log_find(log, &set->ids[i]);
+
+		for (const struct trace_event *e = trace ? trace->first : NULL; e != NULL; e = e->next)
+			(nodes++)->event = e;
+	}
+}
+
+/* The log is by time: where a line stands in it is its place. */
+static int in_order_of_log(const void *a, const void *b)
+{
+	const struct node *x = a, *y = b;
+
+	return (x->event > y->event) - (x->event < y->event);
+}
+
 /* ---- the ladder ----------------------------------------------------------------------------------- */
 
 void ladder_build(struct ladder *l, const struct trace_log *log, const struct trace_set *set,
                   const char *only)
 {
-	struct node *nodes = xcalloc(log->count, sizeof *nodes);
-	size_t count = 0;
+	size_t count = count_lines(log, set);
+	struct node *nodes = xcalloc(count, sizeof *nodes);
 
 	memset(l, 0, sizeof *l);
-	for (size_t i = 0; i < log->count; i++)
-		if (trace_set_has(set, &log->events[i].trace))
-			nodes[count++].event = &log->events[i];
+	collect_lines(nodes, log, set);
+	qsort(nodes, count, sizeof *nodes, in_order_of_log);
 	l->messages = xcalloc(count, sizeof *l->messages);
 	join_partners(nodes, count);
 	chain_observers(nodes, count);

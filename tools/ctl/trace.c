@@ -225,17 +225,12 @@ struct summary {
 	const char *status;
 };
 
-static void summarize(struct summary *s, const struct trace_log *log, const struct id *trace)
+static void summarize(struct summary *s, const struct trace *trace)
 {
 	memset(s, 0, sizeof *s);
 	s->status = "ok";
-	for (size_t i = 0; i < log->count; i++) {
-		const struct trace_event *event = &log->events[i];
-
-		if (!id_equal(&event->trace, trace))
-			continue;
-		if (s->first == NULL)
-			s->first = event;
+	s->first = trace->first;
+	for (const struct trace_event *event = trace->first; event != NULL; event = event->next) {
 		s->lines++;
 		if (strcmp(event->status, "-") != 0 && strcmp(event->status, "ok") != 0)
 			s->status = event->status;
@@ -255,16 +250,14 @@ static void format_time(uint64_t utc_ns, char *text, size_t size)
 
 static int show_list(const struct trace_log *log, const struct arguments *a)
 {
-	struct trace_set all = { NULL, 0, 0 };
 	json_t *list = json_array();
 
-	trace_log_all(log, &all);
-	for (size_t i = 0; i < all.count; i++) {
+	for (const struct trace *trace = log->traces; trace != NULL; trace = trace->hh.next) {
 		char id[ID_TEXT_LEN], when[64];
 		struct summary s;
 
-		summarize(&s, log, &all.ids[i]);
-		id_format(&all.ids[i], id);
+		summarize(&s, trace);
+		id_format(&trace->id, id);
 		format_time(s.first->utc_ns, when, sizeof when);
 		if (a->json)
 			json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "trace", id,
@@ -275,7 +268,6 @@ static int show_list(const struct trace_log *log, const struct arguments *a)
 			printf("%s  %s  %-4s  %s -> %s  %s  %s\n", when, id, s.first->point, s.first->from,
 			       s.first->to, s.first->message, s.status);
 	}
-	trace_set_free(&all);
 	if (a->json)
 		print_json(list);
 	else
@@ -292,12 +284,9 @@ static int show(const struct trace_log *log, struct arguments *a)
 	if (a->wanted.count == 0)
 		trace_log_last(log, &a->wanted);
 	for (size_t i = 0; i < a->wanted.count; i++) {
-		bool known = false;
 		char text[ID_TEXT_LEN];
 
-		for (size_t k = 0; k < log->count && !known; k++)
-			known = id_equal(&log->events[k].trace, &a->wanted.ids[i]);
-		if (known)
+		if (trace_log_find(log, &a->wanted.ids[i]) != NULL)
 			continue;
 		id_format(&a->wanted.ids[i], text);
 		fprintf(stderr, "qkdnctl: no trace %s in %s: `qkdnctl trace --list %s` shows what there is\n",
@@ -311,7 +300,7 @@ int ctl_trace(int argc, char **argv)
 {
 	static const struct argp argp = { options, parse_option, "DIR", doc, NULL, NULL, NULL };
 	struct arguments a = { .dir = NULL };
-	struct trace_log log = { NULL, 0, 0, 0 };
+	struct trace_log log = { .events = NULL };
 	struct err e;
 	int status;
 

@@ -169,11 +169,46 @@ enum status trace_log_read(struct trace_log *log, const char *dir, struct err *e
 	room = xcalloc(log->count, sizeof *room);
 	sort_by_time(log->events, room, log->count);
 	free(room);
+	trace_log_index(log);
 	return ST_OK;
+}
+
+const struct trace *trace_log_find(const struct trace_log *log, const struct id *id)
+{
+	struct trace *trace;
+
+	HASH_FIND(hh, log->traces, id, sizeof *id, trace);
+	return trace;
+}
+
+void trace_log_index(struct trace_log *log)
+{
+	for (size_t i = 0; i < log->count; i++) {
+		struct trace_event *event = &log->events[i];
+		struct trace *trace;
+
+		event->next = NULL;
+		HASH_FIND(hh, log->traces, &event->trace, sizeof event->trace, trace);
+		if (trace == NULL) {
+			trace = xcalloc(1, sizeof *trace);
+			trace->id = event->trace;
+			trace->first = event;
+			HASH_ADD(hh, log->traces, id, sizeof trace->id, trace);
+		} else {
+			trace->last->next = event;
+		}
+		trace->last = event;
+	}
 }
 
 void trace_log_free(struct trace_log *log)
 {
+	struct trace *trace, *next;
+
+	HASH_ITER (hh, log->traces, trace, next) {
+		HASH_DEL(log->traces, trace);
+		free(trace);
+	}
 	free(log->events);
 	memset(log, 0, sizeof *log);
 }
@@ -186,15 +221,19 @@ bool trace_set_has(const struct trace_set *set, const struct id *id)
 	return false;
 }
 
-void trace_set_add(struct trace_set *set, const struct id *id)
+static void append(struct trace_set *set, const struct id *id)
 {
-	if (trace_set_has(set, id))
-		return;
 	if (set->count == set->room) {
 		set->room = set->room ? 2 * set->room : 16;
 		set->ids = xrealloc(set->ids, set->room * sizeof *set->ids);
 	}
 	set->ids[set->count++] = *id;
+}
+
+void trace_set_add(struct trace_set *set, const struct id *id)
+{
+	if (!trace_set_has(set, id))
+		append(set, id);
 }
 
 void trace_set_free(struct trace_set *set)
@@ -205,8 +244,8 @@ void trace_set_free(struct trace_set *set)
 
 void trace_log_all(const struct trace_log *log, struct trace_set *set)
 {
-	for (size_t i = 0; i < log->count; i++)
-		trace_set_add(set, &log->events[i].trace);
+	for (const struct trace *trace = log->traces; trace != NULL; trace = trace->hh.next)
+		append(set, &trace->id);
 }
 
 static bool is_request_at_ak(const struct trace_event *event)

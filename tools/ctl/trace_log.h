@@ -9,6 +9,8 @@
 #ifndef QKDN_TRACE_LOG_H
 #define QKDN_TRACE_LOG_H
 
+#include <uthash.h>
+
 #include "id.h"
 #include "status.h"
 
@@ -28,18 +30,30 @@ struct trace_event {
 	char to[TRACE_ACTOR_MAX + 1];
 	bool sent;                         /* seen by from; else received, seen by to */
 	char status[TRACE_STATUS_MAX + 1]; /* "-" where the message carries none */
+	struct trace_event *next;          /* of the same trace */
+};
+
+struct trace {
+	UT_hash_handle hh; /* by id; iterates in the order in which the traces began */
+	struct id id;
+	struct trace_event *first, *last;
 };
 
 struct trace_log {
 	struct trace_event *events; /* by time, and as they were read where times are the same */
 	size_t count, room;
 	size_t malformed; /* lines left out */
+	struct trace *traces;
 };
 
 /* Adds the *.trace files of dir/trace, or of dir where there is no such folder, to a zeroed log.
  * ST_NOT_FOUND where there are none. The caller frees, also after a failure. */
 MUST_CHECK enum status trace_log_read(struct trace_log *log, const char *dir, struct err *e);
 void trace_log_free(struct trace_log *log);
+
+/* Finds the traces of a log whose events were put in by hand; trace_log_read has done it. */
+void trace_log_index(struct trace_log *log);
+const struct trace *trace_log_find(const struct trace_log *log, const struct id *id); /* NULL: none */
 
 /* Some traces of a log. */
 struct trace_set {
