@@ -53,8 +53,8 @@
 enum { WORKS_A_BATCH = 4096 };
 #define BYTES_A_BATCH (UINT64_C(8) << 20)
 #define MAX_BYTES_DEFAULT (UINT64_C(64) << 30)
-#define SWEEP_IDLE_NS NS_PER_S        /* between rounds, when there is nothing else to do */
-#define SWEEP_BUSY_NS (30 * NS_PER_S) /* when there is */
+#define SWEEP_IDLE_NS (10 * NS_PER_S)  /* between rounds, when there is nothing else to do */
+#define SWEEP_BUSY_NS (600 * NS_PER_S) /* when there is: it costs as much as what it cleans up after */
 #define GENERATION_NS (10 * NS_PER_S)
 #define RETRY_NS NS_PER_S
 enum { INLINE_SWEEP_EVERY = 256 }; /* batches: a virtual clock may stand still */
@@ -110,7 +110,14 @@ static void report(struct ks *ks, struct job *jobs)
 
 /* ---- a batch ------------------------------------------------------------------------------------------- */
 
-/* Runs one step of anything, and takes it back if it fails. */
+/* A work of our own that leaves nothing wrong behind if it stops half-way. */
+static enum status run_simple(struct ks_txn *t, ks_work step, void *arg)
+{
+	t->stamp = ++t->ks->stamps;
+	return step(t, arg);
+}
+
+/* Runs one work, and takes it back if it fails. */
 static enum status run_step(struct ks_txn *t, ks_work step, void *arg)
 {
 	bool wrote = t->wrote;
@@ -155,7 +162,7 @@ static uint64_t background_at(const struct ks *ks, bool busy)
 {
 	uint64_t at = UINT64_MAX;
 
-	if (ks->sweep.running || ks->rotation.phase != ROTATION_NONE)
+	if (ks->rotation.phase != ROTATION_NONE || (ks->sweep.running && !busy))
 		at = 0;
 	else if (sweep_is_wanted(ks))
 		at = ks->sweep.rested_at + (busy ? SWEEP_BUSY_NS : SWEEP_IDLE_NS);
@@ -169,7 +176,7 @@ static void run_background(struct ks_txn *t)
 
 	if (ks->sweep.running || ks->rotation.phase == ROTATION_NONE) {
 		ks->sweep.running = true;
-		if (run_step(t, work_sweep, &more) == ST_OK && !more) {
+		if (run_simple(t, work_sweep, &more) == ST_OK && !more) {
 			ks->sweep.running = false;
 			ks->sweep.rested_at = env_mono(ks->env);
 			ks->sweep.rounds++;
@@ -231,7 +238,7 @@ static bool commit(struct ks_txn *t, bool *advanced)
 		return true;
 	}
 	if (ks->keyring_path != NULL && env_mono(ks->env) - ks->generation_at >= GENERATION_NS)
-		*advanced = run_step(t, work_generation, NULL) == ST_OK;
+		*advanced = run_simple(t, work_generation, NULL) == ST_OK;
 	if (t->broken || commit_number_put(t) != ST_OK || chunks_flush(t) != ST_OK || rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
 		kv_abort(ks->kv);
 		return false;

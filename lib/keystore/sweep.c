@@ -3,14 +3,15 @@
  * ks_void_below gave up, all that a retired pool had.
  *
  * The pool's record says that there is something to do (so it is known after a crash without looking
- * at the store); the walk goes in steps small enough to stand between two batches.
+ * at the store); the walk goes in steps small enough to stand between two batches. A step that stops half-way
+ * has cut some of what it was to cut, and counted nothing: the next one finds the rest.
  */
 #include <string.h>
 
 #include "row.h"
 #include "stream.h"
 
-enum { CHUNKS_A_STEP = 256, ROWS_A_STEP = 16 };
+enum { CHUNKS_A_STEP = 64, ROWS_A_STEP = 4 }; /* a few milliseconds: somebody may come meanwhile */
 
 /* Deletes up to most values of a pool from one database; *left falls by how many. */
 static enum status delete_some(struct ks_txn *t, struct pool *p, enum kv_db db, unsigned *left)
