@@ -241,7 +241,9 @@ int main(int argc, char **argv)
 	tell("file", (double)st.file_bytes / 1e6, "MB");
 	tell("anonymous memory", anonymous_mib(), "MiB");
 	ks_close(b->ks);
+	processor();
 	tell("open, with keys", opened(b), "ms");
+	tell("  of it processor", processor() * 1e3, "ms");
 	ks_close(b->ks);
 	env_event_free(b->env);
 	{
