@@ -271,8 +271,8 @@ $(BUILD)/tests/bin/store_check: $(BUILD)/tests/integration/store_check.o $(BUILD
 $(BUILD)/tests/bin/key_load: $(BUILD)/tests/integration/key_load.o $(LIBQKDN_STATIC)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS_client)
-TEST_PROGRAMS += supply
-$(BUILD)/tests/bin/supply: $(BUILD)/tests/lib/supply.o $(LIBQKDN_SHARED)
+TEST_PROGRAMS += supply leftover
+$(BUILD)/tests/bin/supply $(BUILD)/tests/bin/leftover: $(BUILD)/tests/bin/%: $(BUILD)/tests/lib/%.o $(LIBQKDN_SHARED)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $< -L$(BUILD)/lib -lqkdn -Wl,-rpath,'$$ORIGIN/../../lib' -lpthread
 $(BUILD)/tests/lib/fake_ksad.o: CPPFLAGS += -Itests/lib

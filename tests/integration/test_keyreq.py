@@ -164,6 +164,11 @@ class Library(WithKsa):
         with open(self.path("example.c"), "w", encoding="ascii") as file:
             file.write(found.group(1))
 
+    def test_nothing_of_a_freed_key_is_left_in_memory(self):
+        done = run(os.path.join(BUILD, "tests", "bin", "leftover"), env=self.env)
+        before, after, closed = map(int, done.stdout.split())
+        self.assertEqual((before, after, closed), (6, 0, 0))  # three keys, got and fetched again
+
     def test_header_stands_alone(self):
         with open(self.path("alone.c"), "w", encoding="ascii") as file:
             file.write("#include <qkdn.h>\nint main(void) { return 0; }\n")
