@@ -34,7 +34,8 @@ static bool hop_is_excluded(const struct route_limits *l, int from, int to)
 	return false;
 }
 
-static inline bool is_allowed(const struct route_limits *l, const uint8_t *marks, int from, const struct arc *a)
+static inline bool is_allowed(const struct route_limits *l, const uint8_t *marks, int from,
+                              const struct arc *a)
 {
 	if (!arc_will_do(a, l) || (marks[a->to] & NODE_EXCLUDED))
 		return false;

@@ -29,7 +29,7 @@ static uint32_t load(const struct route_state *s)
 		return 0;
 	if (s->generation_rate == 0 || s->consumption_rate / 2 >= s->generation_rate)
 		return 2 * ROUTE_HOP_WEIGHT;
-	return (uint32_t)((double)ROUTE_HOP_WEIGHT * (double)s->consumption_rate / (double)s->generation_rate);
+	return (uint32_t)(ROUTE_HOP_WEIGHT * (double)s->consumption_rate / (double)s->generation_rate);
 }
 
 static uint32_t quality(uint32_t qber_ppm)
@@ -231,7 +231,8 @@ static void forget_unnamed(struct topology *t, int node)
 	}
 }
 
-enum status topology_report(struct topology *t, const char *node, const struct route_link *links, size_t count)
+enum status topology_report(struct topology *t, const char *node, const struct route_link *links,
+                            size_t count)
 {
 	enum status s = ST_OK;
 	int from = node_of(t, node);
@@ -317,7 +318,8 @@ void topology_consume(struct topology *t, int from, int to, uint64_t bytes)
 	}
 }
 
-void topology_each_link(const struct topology *t, void (*each)(const struct topology_link *l, void *arg), void *arg)
+void topology_each_link(const struct topology *t, void (*each)(const struct topology_link *l, void *arg),
+                        void *arg)
 {
 	for (size_t i = 0; i < t->edge_count; i++) {
 		const struct topology_edge *e = t->edges[i];

@@ -246,7 +246,8 @@ static uint64_t pad_for(uint64_t len)
  * Over links that have the pad now; else over any that have or make some: its KM may wait for it.
  * A way that leads over dry links alone is none to take, but another answer than no way at all.
  */
-static enum status find_next_hop(struct controller *c, struct route_step *step, uint64_t pad, struct route_next *next)
+static enum status find_next_hop(struct controller *c, struct route_step *step, uint64_t pad,
+                                 struct route_next *next)
 {
 	if (step->here < 0 || step->destination < 0)
 		return ST_NO_ROUTE;
@@ -373,7 +374,8 @@ enum status controller_route(struct controller *c, const struct controller_route
 	return ST_OK;
 }
 
-enum status controller_relay_result(struct controller *c, const struct id *relay, enum status result, uint64_t len)
+enum status controller_relay_result(struct controller *c, const struct id *relay, enum status result,
+                                    uint64_t len)
 {
 	struct asked_relay *a;
 

@@ -57,7 +57,8 @@ void controller_defaults(struct controller_options *o);
  * controller_free. ST_TIMED_OUT, ST_TRANSPORT: it may have been carried out. */
 typedef void (*controller_done)(enum status s, void *token);
 typedef void (*controller_summary_done)(enum status s, const char *const *wanted, size_t count, void *token);
-typedef void (*controller_states_done)(enum status s, const struct ls_record *newer, size_t count, void *token);
+typedef void (*controller_states_done)(enum status s, const struct ls_record *newer, size_t count,
+                                       void *token);
 
 /* One relay with reservation, as it grows from call to call. */
 struct controller_relay {
@@ -77,8 +78,9 @@ typedef void (*controller_reserve_done)(enum status s, const struct controller_r
 /* Arguments are valid until the call returns. */
 struct controller_calls {
 	/* Cx, to a neighbour */
-	void (*summary)(void *arg, const char *neighbour, const struct id *trace, const struct ls_edition *editions,
-	                size_t count, controller_summary_done done, void *token);
+	void (*summary)(void *arg, const char *neighbour, const struct id *trace,
+	                const struct ls_edition *editions, size_t count, controller_summary_done done,
+	                void *token);
 	void (*link_states)(void *arg, const char *neighbour, const struct id *trace,
 	                    const struct ls_record *records, size_t count, controller_states_done done,
 	                    void *token);
@@ -87,10 +89,10 @@ struct controller_calls {
 	                controller_reserve_done done, void *token);
 	void (*relay)(void *arg, const char *km, const struct controller_relay *relay, uint64_t timeout,
 	              controller_done done, void *token);
-	void (*allocate)(void *arg, const char *km, const struct controller_relay *relay, controller_done done,
-	                 void *token);
-	void (*give_up)(void *arg, const char *km, const struct controller_relay *relay, controller_done done,
-	                void *token); /* CK_KM_VOID */
+	void (*allocate)(void *arg, const char *km, const struct controller_relay *relay,
+	                 controller_done done, void *token);
+	void (*give_up)(void *arg, const char *km, const struct controller_relay *relay,
+	                controller_done done, void *token); /* CK_KM_VOID */
 	void *arg;
 };
 
@@ -151,8 +153,8 @@ MUST_CHECK enum status controller_route(struct controller *c, const struct contr
 const char *controller_node_name(const struct controller *c, int node);
 
 /* The result of a relay that was asked for with controller_route. ST_OK also where it is not known. */
-MUST_CHECK enum status controller_relay_result(struct controller *c, const struct id *relay, enum status result,
-                                               uint64_t len);
+MUST_CHECK enum status controller_relay_result(struct controller *c, const struct id *relay,
+                                               enum status result, uint64_t len);
 
 /* ---- from neighbours (Cx) ------------------------------------------------------------------------ */
 

@@ -19,7 +19,8 @@ static const struct rtls_procedure procedures[] = {
 	{ CK_REGISTER, "KM registration", "Response to KM registration", "km" },
 	{ CK_LINK_STATUS, "Link status", "Response to link status", "km" },
 	{ CK_KEY_STORE_STATUS, "Key store status", "Response to key store status", "km" },
-	{ CK_KEY_RELAY_NEXT_HOP_REQUEST, "Key relay next hop request", "Response to key relay next hop request", "km" },
+	{ CK_KEY_RELAY_NEXT_HOP_REQUEST, "Key relay next hop request", "Response to key relay next hop request",
+	  "km" },
 	/* I.4a: the notification is answered with the request, the request by a call */
 	{ CK_KEY_RELAY_REQUEST_NOTIFICATION, "Key relay request notification", "Key relay request", "km" },
 	{ CK_RESPONSE_TO_KEY_RELAY_REQUEST, "Response to key relay request", NULL, "km" },
@@ -74,7 +75,8 @@ static void refuse_or_accept(qkdn_outcome *o, enum status s)
 bool_t ck_register_1_svc(ck_register_args *args, ck_register_result *result, struct svc_req *rq)
 {
 	struct controllerd *d = rtls_context(rq);
-	enum status s = controllerd_caller_is(rq, "km", args->km) ? controller_register(d->core, args->km) : ST_DENIED;
+	bool is_caller = controllerd_caller_is(rq, "km", args->km);
+	enum status s = is_caller ? controller_register(d->core, args->km) : ST_DENIED;
 
 	memset(result, 0, sizeof *result);
 	refuse_or_accept(&result->outcome, s);
@@ -275,8 +277,10 @@ static void reservation_answered(enum status s, void *result, void *arg)
 /* A view: the names stay the relay's. */
 static ck_route route_of(const struct controller_relay *relay)
 {
-	ck_route r = { .nodes = { .nodes_len = (u_int)relay->route_count, .nodes_val = (qkdn_name *)relay->route } };
+	ck_route r;
 
+	r.nodes.nodes_len = (u_int)relay->route_count;
+	r.nodes.nodes_val = (qkdn_name *)relay->route;
 	return r;
 }
 

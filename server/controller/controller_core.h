@@ -49,6 +49,7 @@ struct neighbour {
 	unsigned connection; /* counts them: an answer that belongs to an old one is not looked at */
 	unsigned in_flight;  /* calls with records */
 	bool summary_failed; /* to be sent again */
+	bool waiting;        /* for retry: a call has failed */
 	struct unsent *unsent;
 	struct env_timer *retry;
 	UT_hash_handle hh;
@@ -61,7 +62,13 @@ struct asked_relay {
 	UT_hash_handle hh;
 };
 
-enum reserve_step { RESERVE_IDLE, RESERVE_RESERVING, RESERVE_RELAYING, RESERVE_ALLOCATING, RESERVE_GIVING_UP };
+enum reserve_step {
+	RESERVE_IDLE,
+	RESERVE_RESERVING,
+	RESERVE_RELAYING,
+	RESERVE_ALLOCATING,
+	RESERVE_GIVING_UP,
+};
 
 /* One policy of relay with reservation, and its relay under way. */
 struct reserve {
@@ -113,6 +120,6 @@ void flood_km_free(struct km *km);
 /* reserve.c: relay with reservation */
 void reserve_init(struct controller *c, const struct controller_options *o);
 void reserve_free(struct controller *c);
-void reserve_consider(struct controller *c, const char *source, bool with_stock); /* a report came, of the pools or not */
+void reserve_consider(struct controller *c, const char *source, bool with_stock); /* a report came */
 
 #endif

@@ -78,8 +78,9 @@ static cx_record *write_records(const struct ls_record *records, size_t count)
 
 static bool read_record(struct ls_record *to, const cx_record *from)
 {
-	bool good = controllerd_copy_name(to->km, from->km) && controllerd_copy_name(to->controller, from->controller);
+	bool good = controllerd_copy_name(to->km, from->km);
 
+	good = controllerd_copy_name(to->controller, from->controller) && good;
 	to->sequence = from->sequence;
 	to->age = from->age;
 	to->count = from->links.links_len;
@@ -215,7 +216,8 @@ struct asked {
 	void *token;
 };
 
-static struct asked *asked_new(controller_summary_done summary_done, controller_states_done states_done, void *token)
+static struct asked *asked_new(controller_summary_done summary_done, controller_states_done states_done,
+                               void *token)
 {
 	struct asked *a = xcalloc(1, sizeof *a);
 
@@ -257,7 +259,9 @@ void controller_cx_summary(void *controllerd, const char *neighbour, const struc
 
 	memcpy(args.header.trace, trace, sizeof *trace);
 	for (size_t i = 0; i < count; i++)
-		entries[i] = (cx_summary_entry){ (char *)editions[i].km, editions[i].sequence, editions[i].digest };
+		entries[i] = (cx_summary_entry){ .km = (char *)editions[i].km,
+		                                 .sequence = editions[i].sequence,
+		                                 .digest = editions[i].digest };
 	controllerd_call(d, "controller", neighbour, &call);
 	free(entries);
 }

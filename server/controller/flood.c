@@ -24,7 +24,8 @@ struct sending {
 };
 
 static void push(struct neighbour *n);
-static void take_records(struct controller *c, struct neighbour *from, const struct ls_record *records, size_t count);
+static void take_records(struct controller *c, struct neighbour *from, const struct ls_record *records,
+                         size_t count);
 static void push_all(struct controller *c);
 
 static void mark_unsent(struct neighbour *n, const char *km)
@@ -56,6 +57,12 @@ static void unmark_all(struct neighbour *n)
 		unmark(n, n->unsent->km);
 }
 
+static void retry_later(struct neighbour *n)
+{
+	n->waiting = true;
+	env_timer_set(n->controller->env, n->retry, NS_PER_S);
+}
+
 static void sent(enum status s, const struct ls_record *newer, size_t count, void *token)
 {
 	struct sending *sending = token;
@@ -73,7 +80,7 @@ static void sent(enum status s, const struct ls_record *newer, size_t count, voi
 	} else {
 		for (size_t i = 0; i < sending->count; i++)
 			mark_unsent(n, sending->kms[i]);
-		env_timer_set(c->env, n->retry, NS_PER_S);
+		retry_later(n);
 	}
 	free(sending);
 	push(n);
@@ -104,7 +111,7 @@ static size_t next_batch(struct neighbour *n, struct ls_record *records, struct 
 
 static bool may_push(const struct neighbour *n)
 {
-	return n->up && n->unsent != NULL && n->in_flight < CALLS_IN_FLIGHT_MAX;
+	return n->up && !n->waiting && n->unsent != NULL && n->in_flight < CALLS_IN_FLIGHT_MAX;
 }
 
 static void push(struct neighbour *n)
@@ -142,6 +149,7 @@ static void retry(void *arg)
 {
 	struct neighbour *n = arg;
 
+	n->waiting = false;
 	if (n->summary_failed)
 		send_summary(n);
 	push(n);
@@ -291,7 +299,8 @@ static bool supersede(struct controller *c, const struct ls_record *r)
 	if (km == NULL)
 		return false;
 	if (strcmp(r->controller, c->name) != 0 && log_limit_pass(&c->limit, env_mono(c->env), &held_back))
-		log_warning("controller %s makes records of KM %s, which is ours: one of the two is configured wrongly",
+		log_warning("controller %s makes records of KM %s, which is ours: one of the two is configured "
+		            "wrongly",
 		            r->controller, r->km);
 	if (r->sequence > km->sequence)
 		km->sequence = r->sequence;
@@ -312,7 +321,8 @@ static void take_record(struct controller *c, struct neighbour *from, const stru
 	hand_on(c, r->km, from);
 }
 
-static void take_records(struct controller *c, struct neighbour *from, const struct ls_record *records, size_t count)
+static void take_records(struct controller *c, struct neighbour *from, const struct ls_record *records,
+                         size_t count)
 {
 	uint64_t now = env_mono(c->env);
 
@@ -329,7 +339,8 @@ static void take_records(struct controller *c, struct neighbour *from, const str
 }
 
 /* Views of what is newer here, once nothing is stored any more. */
-static size_t find_newer(struct controller *c, const struct ls_record *records, size_t count, struct ls_record *newer)
+static size_t find_newer(struct controller *c, const struct ls_record *records, size_t count,
+                         struct ls_record *newer)
 {
 	uint64_t now = env_mono(c->env);
 	size_t found = 0;
@@ -354,8 +365,9 @@ bool controller_is_neighbour(const struct controller *c, const char *name)
 	return find_neighbour(c, name) != NULL;
 }
 
-enum status controller_link_states(struct controller *c, const char *neighbour, const struct ls_record *records,
-                                   size_t count, struct ls_record *newer, size_t *newer_count)
+enum status controller_link_states(struct controller *c, const char *neighbour,
+                                   const struct ls_record *records, size_t count, struct ls_record *newer,
+                                   size_t *newer_count)
 {
 	struct neighbour *n = find_neighbour(c, neighbour);
 
@@ -396,7 +408,7 @@ static void summed(enum status s, const char *const *wanted, size_t count, void 
 
 	if (summing->connection == n->connection && s != ST_OK) {
 		n->summary_failed = true;
-		env_timer_set(n->controller->env, n->retry, NS_PER_S);
+		retry_later(n);
 	} else if (summing->connection == n->connection) {
 		for (size_t i = 0; i < count; i++)
 			mark_unsent(n, wanted[i]);
@@ -447,6 +459,7 @@ void controller_neighbour_up(struct controller *c, const char *name)
 	n->up = true;
 	n->connection++;
 	n->in_flight = 0;
+	n->waiting = false;
 	unmark_all(n);
 	send_summary(n);
 }

@@ -147,8 +147,8 @@ static void fail(struct reserve *r)
 
 static void give_up(struct reserve *r, const char *what, const char *km, enum status s)
 {
-	log_warning("relay with reservation from %s to %s: %s at KM %s: %s", r->source, r->destination, what, km,
-	            status_name(s));
+	log_warning("relay with reservation from %s to %s: %s at KM %s: %s", r->source, r->destination, what,
+	            km, status_name(s));
 	r->controller->stats.reservations_failed++;
 	if (!r->known) {
 		fail(r);
@@ -270,14 +270,15 @@ void reserve_init(struct controller *c, const struct controller_options *o)
 	c->reserve_count = o->reserve_count;
 	c->reserve = xcalloc(o->reserve_count, sizeof *c->reserve);
 	for (size_t i = 0; i < o->reserve_count; i++) {
+		const struct controller_reserve *from = &o->reserve[i];
 		struct reserve *r = &c->reserve[i];
 
 		r->controller = c;
-		memcpy(r->source, o->reserve[i].source, strnlen(o->reserve[i].source, NAME_MAX_LEN));
-		memcpy(r->destination, o->reserve[i].destination, strnlen(o->reserve[i].destination, NAME_MAX_LEN));
-		r->amount = o->reserve[i].amount;
-		r->low_water = o->reserve[i].low_water;
-		r->high_water = o->reserve[i].high_water;
+		memcpy(r->source, from->source, strnlen(from->source, NAME_MAX_LEN));
+		memcpy(r->destination, from->destination, strnlen(from->destination, NAME_MAX_LEN));
+		r->amount = from->amount;
+		r->low_water = from->low_water;
+		r->high_water = from->high_water;
 		r->timer = env_timer_new(c->env, timer_fired, r);
 	}
 }

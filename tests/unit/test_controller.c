@@ -595,6 +595,51 @@ static void a_link_that_flaps_makes_no_storm(void **state)
 	sim_free(sim);
 }
 
+static void refuse_states(void *arg, const char *neighbour, const struct id *trace,
+                          const struct ls_record *records, size_t count, controller_states_done done, void *token)
+{
+	(void)neighbour;
+	(void)trace;
+	(void)records;
+	(void)count;
+	++*(int *)arg;
+	done(ST_PEER_UNREACHABLE, NULL, 0, token);
+}
+
+static void accept_summary(void *arg, const char *neighbour, const struct id *trace,
+                           const struct ls_edition *editions, size_t count, controller_summary_done done, void *token)
+{
+	(void)arg;
+	(void)neighbour;
+	(void)trace;
+	(void)editions;
+	(void)count;
+	done(ST_OK, NULL, 0, token);
+}
+
+static void a_neighbour_that_fails_is_tried_once_a_second(void **state)
+{
+	const char *km = "a", *neighbour = "other";
+	int calls = 0;
+	struct controller_options o = { .name = "this", .kms = &km, .km_count = 1, .neighbours = &neighbour,
+		                        .neighbour_count = 1 };
+	struct controller_calls out = { .summary = accept_summary, .link_states = refuse_states, .arg = &calls };
+	struct world *w = world_new(1);
+	struct env *env = env_virtual_new(w);
+	struct controller *c;
+
+	(void)state;
+	controller_defaults(&o);
+	c = controller_new(env, &o, &out);
+	controller_neighbour_up(c, "other");
+	assert_int_equal(controller_link_status(c, "a", NULL, 0), ST_OK);
+	world_run(w, 10 * NS_PER_S + NS_PER_MS);
+	assert_in_range(calls, 10, 11);
+	controller_free(c);
+	env_virtual_free(env);
+	world_free(w);
+}
+
 static void a_restarted_controller_learns_everything_again(void **state)
 {
 	struct sim *sim = sim_random(20, 6, 5);
@@ -614,7 +659,6 @@ static void a_restarted_controller_learns_everything_again(void **state)
 	neighbours_up(n);
 	report(n);
 	run(sim, 3 * NS_PER_S);
-	sim->nodes[n->peers[0]].links[0].state.up = sim->nodes[n->peers[0]].links[0].state.up;
 	set_link(sim, 7, n->peers[0], true);
 	run(sim, 3 * NS_PER_S);
 	assert_true(all_know_the_truth(sim));
@@ -659,6 +703,80 @@ static void a_silent_km_loses_its_links(void **state)
 	run(sim, 5 * NS_PER_S);
 	assert_true(route_find(t, topology_find(t, "km5"), topology_find(t, "km0"), NULL, &r));
 	assert_true(all_know_the_truth(sim));
+	sim_free(sim);
+}
+
+/*
+ * Two levels, as a backbone has them: sixteen centralized controllers of nine KMs each, in a ring of
+ * controllers with a few chords; every KM's links are known everywhere, and full routes cross regions.
+ */
+enum { REGIONS = 16, REGION_KMS = 9 };
+
+static void start_region(struct sim *sim, int region, const char *const *names)
+{
+	struct node *n = &sim->nodes[region * REGION_KMS]; /* its first node stands for the controller */
+	const char *neighbours[] = {
+		sim->nodes[(region + 1) % REGIONS * REGION_KMS].controller_name,
+		sim->nodes[(region + REGIONS - 1) % REGIONS * REGION_KMS].controller_name,
+		sim->nodes[(region + REGIONS / 2) % REGIONS * REGION_KMS].controller_name,
+	};
+	struct controller_options o = { .name = n->controller_name, .kms = names + region * REGION_KMS,
+		                        .km_count = REGION_KMS, .neighbours = neighbours,
+		                        .neighbour_count = ARRAY_LEN(neighbours) };
+	struct controller_calls calls = { .summary = sim_summary, .link_states = sim_link_states, .arg = n };
+
+	controller_defaults(&o);
+	n->controller = controller_new(n->env, &o, &calls);
+}
+
+static void report_regions(struct sim *sim)
+{
+	for (int i = 0; i < sim->count; i++) {
+		const struct node *n = &sim->nodes[i];
+		struct controller *c = sim->nodes[i / REGION_KMS * REGION_KMS].controller;
+
+		assert_int_equal(controller_link_status(c, n->name, n->links, n->degree), ST_OK);
+	}
+}
+
+static void region_up(struct sim *sim, int a, int b)
+{
+	struct node *x = &sim->nodes[a * REGION_KMS], *y = &sim->nodes[b % REGIONS * REGION_KMS];
+
+	controller_neighbour_up(x->controller, y->controller_name);
+	controller_neighbour_up(y->controller, x->controller_name);
+}
+
+static void regions_with_controllers_of_their_own_are_one_network(void **state)
+{
+	struct sim *sim = sim_random(REGIONS * REGION_KMS, 20, 11);
+	struct route *routes = xcalloc(ROUTE_DISJOINT_MAX, sizeof *routes);
+	struct controller_route_request r = { .source = "km3", .destination = "km140", .len = 1000 };
+	const char *names[REGIONS * REGION_KMS];
+	size_t count;
+
+	(void)state;
+	for (int i = 0; i < sim->count; i++)
+		names[i] = sim->nodes[i].name;
+	for (int i = 0; i < REGIONS; i++)
+		start_region(sim, i, names);
+	report_regions(sim);
+	for (int i = 0; i < REGIONS; i++)
+		region_up(sim, i, i + 1);
+	for (int i = 0; i < REGIONS / 2; i++)
+		region_up(sim, i, i + REGIONS / 2);
+	world_run(sim->world, 5 * NS_PER_S);
+	assert_true(all_know_the_truth(sim));
+	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count), ST_OK);
+	assert_string_equal(controller_node_name(sim->nodes[0].controller, routes[0].nodes[0]), "km3");
+	assert_string_equal(
+		controller_node_name(sim->nodes[0].controller, routes[0].nodes[routes[0].count - 1]), "km140");
+	for (size_t i = 0; i < sim->nodes[140].degree; i++) /* far away: it is cut off */
+		sim->nodes[140].links[i].state.up = false;
+	report_regions(sim);
+	world_run(sim->world, NS_PER_S);
+	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count), ST_NO_ROUTE);
+	free(routes);
 	sim_free(sim);
 }
 
@@ -1051,6 +1169,8 @@ int main(void)
 		cmocka_unit_test(routes_settle_within_twice_the_diameter),
 		cmocka_unit_test(all_agree_after_loss_doubling_and_delay),
 		cmocka_unit_test(a_link_that_flaps_makes_no_storm),
+		cmocka_unit_test(regions_with_controllers_of_their_own_are_one_network),
+		cmocka_unit_test(a_neighbour_that_fails_is_tried_once_a_second),
 		cmocka_unit_test(a_restarted_controller_learns_everything_again),
 		cmocka_unit_test(records_of_one_that_is_gone_age_out),
 		cmocka_unit_test(a_silent_km_loses_its_links),
