@@ -262,6 +262,9 @@ $(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(BUILD)/tests/sim/tes
 $(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit -o $@ $^ $(LIBS)
 
+$(BUILD)/tests/sim/test_relay_scenarios: $(BUILD)/tests/sim/test_relay_scenarios.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit -o $@ $^ -lcmocka $(LIBS)
+
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad
 TEST_PROGRAMS += key_load store_check
@@ -285,8 +288,10 @@ export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
-check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
-	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) $(sort $(wildcard tests/checks/*)) \
+check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) \
+		$(BUILD)/tests/sim/test_relay_scenarios
+	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) \
+		$(BUILD)/tests/sim/test_relay_scenarios $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
 # ---- installing -------------------------------------------------------------------------------

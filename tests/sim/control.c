@@ -41,7 +41,7 @@ static unsigned find_path(struct sim *s, unsigned a, unsigned b, bool stale, usa
 			if (l->ends[0]->number != at && l->ends[1]->number != at)
 				continue;
 			to = l->ends[0]->number == at ? l->ends[1]->number : l->ends[0]->number;
-			if (before[to] >= 0 || (!stale && (l->down || !use(s, to, at, arg))))
+			if (before[to] >= 0 || (!stale && (!conn_of(s, &l->ends[0]->party, &l->ends[1]->party)->up || !use(s, to, at, arg))))
 				continue;
 			before[to] = (int)at;
 			queue[tail++] = to;

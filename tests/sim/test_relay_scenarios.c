@@ -1,0 +1,496 @@
+/*
+ * test_relay_scenarios.c - what key relay must withstand, one fault a test, and random schedules of all of them.
+ *
+ * Every test ends with sim_settle: the fault ceases, keys go on without help, every key that was supplied is
+ * fetched and is the same, and the checks of every message held: no pad twice, no key twice, each request
+ * answered once.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include "log.h"
+#include "sim.h"
+
+/* A line (or another topology) whose pools are filled. */
+static struct sim *network(unsigned nodes, enum sim_topology topology, enum sim_control control,
+                           void (*change)(struct sim_options *o))
+{
+	struct sim_options o;
+	struct sim *s;
+
+	sim_defaults(&o);
+	o.seed = 20416;
+	o.nodes = nodes;
+	o.topology = topology;
+	o.control = control;
+	o.request_interval = 100 * NS_PER_MS;
+	if (change != NULL)
+		change(&o);
+	s = sim_new(&o);
+	sim_run(s, 10 * NS_PER_S);
+	return s;
+}
+
+static void end(struct sim *s)
+{
+	sim_settle(s);
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
+/* No key is stocked ahead for far nodes: each request relays. */
+static void on_demand(struct sim_options *o)
+{
+	o->limits.relay_ahead = false;
+	o->request_interval = 0;
+}
+
+static uint32_t ask(struct sim *s, unsigned a, unsigned b, uint64_t wait)
+{
+	uint32_t result;
+
+	sim_request(s, a, b, 1, 256, wait, &result);
+	sim_run(s, wait + 5 * NS_PER_S);
+	return result;
+}
+
+/* ---- hooks: one message is the victim ---------------------------------------------------------------------- */
+
+struct victim {
+	enum km_message m;
+	const char *from, *to; /* NULL: any */
+	enum sim_fate fate;
+	unsigned left;      /* how often */
+	struct node *kill;  /* once it was sent: killed, and restarted */
+	uint64_t kill_after, restart_after;
+	bool cut;           /* the connection of node 0 and 1 */
+	struct sim *sim;
+};
+
+static void restart(void *arg)
+{
+	sim_start(((struct victim *)arg)->kill);
+}
+
+static void kill_now(void *arg)
+{
+	struct victim *v = arg;
+
+	sim_kill(v->kill);
+	sim_after(v->sim, v->restart_after, restart, v);
+}
+
+static void cut_now(void *arg)
+{
+	struct victim *v = arg;
+
+	sim_cut(v->sim, 0, 1, 2 * NS_PER_S);
+}
+
+static enum sim_fate strike(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                            void *arg)
+{
+	struct victim *v = arg;
+
+	(void)message;
+	if (m != v->m || v->left == 0 || (v->from != NULL && strcmp(from, v->from) != 0) ||
+	    (v->to != NULL && strcmp(to, v->to) != 0))
+		return FATE_DICE;
+	v->left--;
+	v->sim = s;
+	if (v->kill != NULL)
+		sim_after(s, v->kill_after, kill_now, v);
+	if (v->cut)
+		sim_after(s, v->kill_after, cut_now, v);
+	return v->fate;
+}
+
+/* Keys by the dozen from every pool, so that all of them are filled again. */
+static void drain(struct sim *s)
+{
+	for (unsigned a = 0; a < 3; a++)
+		for (unsigned b = 0; b < 3; b++)
+			if (a != b)
+				sim_request(s, a, b, 40, 2048, NS_PER_S, NULL);
+}
+
+static void run_with(struct sim *s, struct victim *v)
+{
+	sim_set_hook(s, strike, v);
+	for (int i = 0; i < 15; i++) {
+		drain(s);
+		sim_run(s, 2 * NS_PER_S);
+	}
+	assert_int_equal(v->left, 0); /* it has happened */
+}
+
+/* ---- the fault-free case --------------------------------------------------------------------------------------- */
+
+static void neighbours_share_keys(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+
+	(void)state;
+	assert_int_equal(ask(s, 0, 1, NS_PER_S), ST_OK);
+	assert_int_equal(ask(s, 1, 0, NS_PER_S), ST_OK);
+	end(s);
+}
+
+static void far_nodes_share_keys(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(5, SIM_LINE, c, NULL);
+
+		assert_int_equal(ask(s, 0, 4, 2 * NS_PER_S), ST_OK);
+		assert_int_equal(ask(s, 4, 0, 2 * NS_PER_S), ST_OK);
+		end(s);
+	}
+}
+
+static void on_demand_over_two_hops(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, on_demand);
+
+	(void)state;
+	assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
+	end(s);
+}
+
+static void with_reservations(struct sim_options *o)
+{
+	o->reservation = true;
+}
+
+static void reservations_go_beside(void **state)
+{
+	struct sim *s = network(4, SIM_LINE, SIM_CENTRALIZED, with_reservations);
+
+	(void)state;
+	sim_run(s, 20 * NS_PER_S);
+	end(s);
+}
+
+/* ---- links and nodes ---------------------------------------------------------------------------------------------- */
+
+static void link_down_in_the_middle_of_a_relay(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+	struct victim v = { .m = KM_RELAY, .from = "km000", .fate = FATE_DELIVER, .left = 3, .cut = true };
+
+	(void)state;
+	run_with(s, &v);
+	end(s);
+}
+
+static void node_on_the_way_killed_before_forwarding(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 6; after++) { /* before it came, at its commit, when it went on */
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+		struct victim v = { .m = KM_RELAY, .from = "km000", .to = "km001", .fate = FATE_DELIVER, .left = 1 };
+
+		v.kill = sim_node(s, 1);
+		v.kill_after = after * 500 * NS_PER_US;
+		v.restart_after = NS_PER_S;
+		run_with(s, &v);
+		end(s);
+	}
+}
+
+static void destination_killed_around_its_commit(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 8; after++) {
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+		struct victim v = { .m = KM_RELAY, .from = "km001", .to = "km002", .fate = FATE_DELIVER, .left = 1 };
+
+		v.kill = sim_node(s, 2);
+		v.kill_after = after * 400 * NS_PER_US;
+		v.restart_after = 500 * NS_PER_MS;
+		run_with(s, &v);
+		end(s);
+	}
+}
+
+static void source_killed_in_the_middle_of_a_relay(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 5; after++) {
+		struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, NULL);
+		struct victim v = { .m = KM_RELAY, .from = "km000", .to = "km001", .fate = FATE_DELIVER, .left = 1 };
+
+		v.kill = sim_node(s, 0);
+		v.kill_after = after * NS_PER_MS;
+		v.restart_after = 500 * NS_PER_MS;
+		run_with(s, &v);
+		end(s);
+	}
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------------- */
+
+static void completion_lost(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	struct victim v = { .m = KM_COMPLETION, .fate = FATE_DROP, .left = 1 };
+
+	(void)state;
+	sim_set_hook(s, strike, &v);
+	assert_int_equal(ask(s, 0, 2, 5 * NS_PER_S), ST_OK); /* the verification tells that it is there */
+	assert_int_equal(v.left, 0);
+	end(s);
+}
+
+static const enum km_message between[] = { KM_LINK_OPEN, KM_LINK_SYNC, KM_ALLOCATE, KM_RELAY,       KM_COMPLETION,
+	                                   KM_POOL_OPEN, KM_VERIFY,    KM_ASSIGN,   KM_VOID,        KM_CK_REGISTER,
+	                                   KM_CK_NEXT_HOP, KM_CK_NOTIFICATION };
+
+/* Each message in turn, five times, while nodes are killed so that all of them are said. */
+static void each_message(enum sim_fate fate)
+{
+	for (size_t i = 0; i < ARRAY_LEN(between); i++) {
+		struct sim *s = network(3, SIM_LINE, between[i] == KM_CK_NEXT_HOP ? SIM_DISTRIBUTED : SIM_CENTRALIZED, NULL);
+		struct victim v = { .m = between[i], .fate = fate, .left = 5 };
+
+		sim_set_hook(s, strike, &v);
+		for (unsigned n = 0; n < 3; n++) {
+			sim_kill(sim_node(s, n));
+			sim_run(s, NS_PER_S / 2);
+			sim_start(sim_node(s, n));
+			for (int k = 0; k < 4; k++) {
+				drain(s);
+				sim_run(s, 2 * NS_PER_S);
+			}
+		}
+		if (between[i] != KM_VOID)
+			assert_true(v.left < 5);
+		end(s);
+	}
+}
+
+static void every_message_lost(void **state)
+{
+	(void)state;
+	each_message(FATE_DROP);
+}
+
+static void every_answer_lost(void **state)
+{
+	(void)state;
+	each_message(FATE_DROP_ANSWER);
+}
+
+static void every_message_twice(void **state)
+{
+	(void)state;
+	each_message(FATE_TWICE);
+}
+
+static void every_message_behind_its_time_out(void **state)
+{
+	(void)state;
+	each_message(FATE_LATE);
+}
+
+static void slow_network(struct sim_options *o)
+{
+	o->faults.slow = 500;
+}
+
+static void messages_overtake_one_another(void **state)
+{
+	struct sim *s = network(4, SIM_RING, SIM_DISTRIBUTED, slow_network);
+
+	(void)state;
+	sim_run(s, 30 * NS_PER_S);
+	end(s);
+}
+
+static void attacked(struct sim_options *o)
+{
+	o->faults.forge = 300;
+	o->faults.replay = 500;
+	o->faults.wrong_hop = 300;
+}
+
+static void forged_replayed_and_misled_relays(void **state)
+{
+	struct sim *s = network(4, SIM_LINE, SIM_CENTRALIZED, attacked);
+	struct sim_stats stats;
+
+	(void)state;
+	sim_run(s, 40 * NS_PER_S);
+	sim_stats(s, &stats);
+	assert_true(stats.forged > 10);
+	assert_int_equal(stats.forged_accepted, 0);
+	end(s);
+}
+
+/* A node that says what is none of its business. */
+static void relay_of_a_stranger(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+	const char *nodes[] = { "km000", "km002" }, *around[] = { "km000", "km001", "km002" };
+	struct km_pad pad = { 0, 1056 };
+	uint8_t bytes[1024] = { 0 };
+	struct km_relay m = { .source = "km000", .destination = "km002", .relayer = "km000", .relay_case = 2,
+		              .shares = 1, .route = { 2, nodes }, .expires = UINT64_MAX, .link = "km001-km002",
+		              .pad_count = 1, .pads = &pad, .ciphertext = bytes, .len = sizeof bytes };
+	uint32_t result[3];
+
+	(void)state;
+	sim_inject(s, KM_RELAY, 0, 2, &m, &result[0]); /* over a link that is not its own */
+	m.route = (struct km_route){ 3, around };
+	sim_inject(s, KM_RELAY, 0, 2, &m, &result[1]); /* a hop is left out */
+	sim_inject(s, KM_RELAY, 1, 2, &m, &result[2]); /* the right way, without the pad */
+	sim_run(s, NS_PER_S);
+	assert_int_equal(result[0], ST_DENIED);
+	assert_int_equal(result[1], ST_DENIED);
+	assert_true(result[2] != ST_OK && result[2] != UINT32_MAX);
+	end(s);
+}
+
+/* ---- pad ------------------------------------------------------------------------------------------------------------- */
+
+static void scarce(struct sim_options *o)
+{
+	o->block_interval = NS_PER_S;
+	o->request_interval = 50 * NS_PER_MS;
+}
+
+static void races_for_the_last_pad(void **state)
+{
+	struct sim *s = network(4, SIM_LINE, SIM_DISTRIBUTED, scarce);
+
+	(void)state;
+	sim_run(s, 60 * NS_PER_S);
+	end(s);
+}
+
+static void a_path_with_too_little_pad(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	uint32_t result;
+
+	(void)state;
+	sim_link_down(s, 1, true); /* no block any more between km001 and km002 */
+	do {
+		result = ask(s, 0, 2, 2 * NS_PER_S);
+		sim_request(s, 1, 2, 100, 512, 2 * NS_PER_S, NULL);
+	} while (result == ST_OK);
+	assert_int_equal(result, ST_TOO_FEW_KEYS);
+	sim_link_down(s, 1, false);
+	sim_run(s, 10 * NS_PER_S);
+	assert_int_equal(ask(s, 0, 2, 5 * NS_PER_S), ST_OK);
+	end(s);
+}
+
+/* ---- the controller ---------------------------------------------------------------------------------------------------- */
+
+static void controller_killed_and_back(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+
+		sim_kill_controller(s);
+		sim_run(s, NS_PER_S);
+		assert_int_equal(ask(s, 0, 1, NS_PER_S), ST_OK); /* neighbours go on */
+		assert_int_equal(ask(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+		sim_start_controller(s);
+		sim_run(s, 5 * NS_PER_S);
+		assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		end(s);
+	}
+}
+
+static void bad_controller(struct sim_options *o)
+{
+	o->faults.control_silent = 200;
+	o->faults.control_stale = 500;
+	o->faults.control_no_route = 200;
+}
+
+static void controller_silent_stale_or_without_a_route(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(5, SIM_RING, c, bad_controller);
+
+		sim_link_down(s, 0, true);
+		sim_cut(s, 0, 1, 20 * NS_PER_S);
+		sim_run(s, 30 * NS_PER_S);
+		end(s);
+	}
+}
+
+static void no_path(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+
+	(void)state;
+	sim_link_down(s, 1, true);
+	sim_cut(s, 1, 2, UINT64_MAX);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_NO_ROUTE);
+	end(s);
+}
+
+/* ---- all of it at random ------------------------------------------------------------------------------------------------- */
+
+static void random_schedules(void **state)
+{
+	const char *given = getenv("SIM_SECONDS");
+	time_t start = time(NULL), seconds = given != NULL ? atoi(given) : 40;
+	struct sim_schedule o = { .seed = (uint64_t)start * 1000, .topology = -1, .faulty_ns = 30 * NS_PER_S };
+	unsigned failed = 0;
+
+	(void)state;
+	for (; time(NULL) - start < seconds; o.seed++) {
+		struct sim_stats stats;
+
+		if (sim_schedule_run(&o, &stats) > 0) {
+			print_error("FAILED: tests/sim/sim --seed %llu\n", (unsigned long long)o.seed);
+			failed++;
+		}
+	}
+	assert_int_equal(failed, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(neighbours_share_keys),
+		cmocka_unit_test(far_nodes_share_keys),
+		cmocka_unit_test(on_demand_over_two_hops),
+		cmocka_unit_test(reservations_go_beside),
+		cmocka_unit_test(link_down_in_the_middle_of_a_relay),
+		cmocka_unit_test(node_on_the_way_killed_before_forwarding),
+		cmocka_unit_test(destination_killed_around_its_commit),
+		cmocka_unit_test(source_killed_in_the_middle_of_a_relay),
+		cmocka_unit_test(completion_lost),
+		cmocka_unit_test(every_message_lost),
+		cmocka_unit_test(every_answer_lost),
+		cmocka_unit_test(every_message_twice),
+		cmocka_unit_test(every_message_behind_its_time_out),
+		cmocka_unit_test(messages_overtake_one_another),
+		cmocka_unit_test(forged_replayed_and_misled_relays),
+		cmocka_unit_test(relay_of_a_stranger),
+		cmocka_unit_test(races_for_the_last_pad),
+		cmocka_unit_test(a_path_with_too_little_pad),
+		cmocka_unit_test(controller_killed_and_back),
+		cmocka_unit_test(controller_silent_stale_or_without_a_route),
+		cmocka_unit_test(no_path),
+		cmocka_unit_test(random_schedules),
+	};
+
+	log_open("test_relay_scenarios", LOG_LEVEL_FATAL);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
