@@ -25,6 +25,7 @@ struct transit {
 	transit_done done;
 	void *arg;
 	bool forgotten, restore_route;
+	struct err failure; /* of the attempt before */
 	struct id trace, relay, ksa_pool;
 	enum transit_origin origin;
 	km_name source, destination, relayer;
@@ -252,6 +253,10 @@ static void transit_free(struct transit *t)
 
 static void finish(struct transit *t, enum status s, bool certain, const char *text)
 {
+	if (s == ST_NO_ROUTE && t->failure.status != ST_OK) { /* there was one: that it failed is what matters */
+		s = t->failure.status;
+		text = t->failure.text;
+	}
 	if (!t->forgotten)
 		t->done(t->arg, s, certain, text);
 	transit_free(t);
@@ -297,6 +302,7 @@ static void try_another(struct transit *t, const char *to, enum status s, const 
 	bool may_choose = t->restore_route || !t->whole_route;
 
 	exclude(t, t->km->name, to);
+	err_set(&t->failure, s, "%s", text);
 	if (!may_choose || ++t->attempts >= ATTEMPTS_MOST || env_utc(t->km->env) >= t->expires) {
 		finish(t, s, true, text);
 		return;
@@ -317,6 +323,8 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	if (s == ST_OK && a->err.status == ST_OK) {
 		t->km->counters.relays_forwarded += t->origin != FROM_KSA_POOL;
 		finish(t, ST_OK, true, "");
+	} else if (s == ST_OK && a->err.status == ST_TIMED_OUT) {
+		finish(t, ST_TIMED_OUT, false, a->err.text); /* a node behind it was not answered */
 	} else if (s == ST_OK) {
 		try_another(t, to, a->err.status, a->err.text);
 	} else if (s == ST_PEER_UNREACHABLE) {
