@@ -227,7 +227,7 @@ static void check_liveness(struct sim *s)
 				sim_request(s, a, b, 1, 256, 20 * NS_PER_S, &results[a * n + b]);
 				count++;
 			}
-	sim_run(s, 30 * NS_PER_S);
+	sim_run(s, 25 * NS_PER_S);
 	for (unsigned i = 0; i < n * n; i++)
 		if (results[i] != ST_OK)
 			sim_violation(s, "after the faults %s has no key for %s: %s", s->nodes[i / n].party.name,
@@ -244,10 +244,10 @@ void sim_settle(struct sim *s)
 	s->hook = NULL;
 	s->options.request_interval = 0;
 	mend(s);
-	sim_run(s, 60 * NS_PER_S);
+	sim_run(s, 40 * NS_PER_S);
 	check_liveness(s);
 	s->settling = true; /* no more blocks, no more reservations */
-	sim_run(s, 60 * NS_PER_S);
+	sim_run(s, 30 * NS_PER_S);
 	app_settle_check(s);
 	net_check_quiet(s);
 	check_end(s);
