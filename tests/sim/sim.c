@@ -193,6 +193,8 @@ static void mend(struct sim *s)
 {
 	sim_say(s, "---- no more faults ----");
 	sim_set_faults(s, NULL);
+	if (s->options.block_interval > NS_PER_S / 10) /* enough for every pair in the time that is given */
+		s->options.block_interval = NS_PER_S / 10;
 	for (unsigned i = 0; i < s->party_count; i++)
 		for (unsigned j = i + 1; j < s->party_count; j++)
 			conn_of(s, s->parties[i], s->parties[j])->cut_until = 0;

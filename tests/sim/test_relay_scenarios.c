@@ -492,5 +492,7 @@ int main(void)
 	};
 
 	log_open("test_relay_scenarios", LOG_LEVEL_FATAL);
+	if (getenv("SIM_TEST") != NULL)
+		cmocka_set_test_filter(getenv("SIM_TEST"));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
