@@ -338,6 +338,15 @@ soak: all $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(BUILD)/tests/sim/sim
 demo: all
 	$(Q)tools/demo.sh $(BUILD)/bin
 
+# Two compilers without a warning, and what cppcheck finds beyond them: it does not see through uthash's loops,
+# nor that a caller may wait for what it was lent.
+lint:
+	$(Q)$(MAKE) CC=clang BUILD=$(BUILD)/clang CFLAGS=-Werror all
+	$(Q)$(MAKE) BUILD=$(BUILD)/lint CFLAGS=-Werror all
+	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr --enable=warning,portability --suppress=missingIncludeSystem \
+		--suppress=unknownMacro --suppress=uninitvar --suppress=autoVariables --suppress=ctuuninitvar \
+		--suppress=ctunullpointer -D_GNU_SOURCE $(filter -I%,$(CPPFLAGS)) lib client server tools
+
 # For checks and scripts.
 print-programs:
 	@echo $(PROGRAMS)
@@ -349,7 +358,7 @@ check-large: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all bench programs install check check-unit fuzz soak demo print-programs clean
+.PHONY: FORCE all bench programs install check check-unit fuzz lint soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 

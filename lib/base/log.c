@@ -21,7 +21,7 @@ void log_open(const char *program, enum log_level level)
 	log_state.journal = getenv("JOURNAL_STREAM") != NULL;
 }
 
-static void log_line(enum log_level level, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void log_line(enum log_level level, const char *fmt, va_list ap)
 {
 	static const struct {
 		int priority;

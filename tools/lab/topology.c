@@ -21,13 +21,13 @@ static const struct conf_option node_options[] = {
 	{ "controller", CONF_NAME, NODE(controller),
 	  .help = "with distributed control: the node whose controller serves this one, too" },
 	{ "applications", CONF_STRINGS, NODE(applications), .help = "cryptographic applications at the node" },
-	{ NULL },
+	{ .name = NULL },
 };
 static const struct conf_option fault_options[] = {
 	{ "kind", CONF_ENUM, FAULT(kind), .required = true, .words = topology_faults, .help = "what goes wrong" },
 	{ "end", CONF_ENUM, FAULT(end), .fallback = "second", .words = ends, .help = "at which end of the link" },
 	{ "every", CONF_INTEGER, FAULT(every), .fallback = "100", .min = 1, .max = 1e9, .help = "blocks" },
-	{ NULL },
+	{ .name = NULL },
 };
 static const struct conf_option link_options[] = {
 	{ "name", CONF_NAME, LINK(name), .required = true, .help = "of the QKD link" },
@@ -48,7 +48,7 @@ static const struct conf_option link_options[] = {
 	  .help = "per pulse" },
 	{ "faults", CONF_LIST, LINK(faults), .sub = fault_options, .sub_size = sizeof(struct topology_fault),
 	  .help = "that the QKD modules show on purpose" },
-	{ NULL },
+	{ .name = NULL },
 };
 static const struct conf_option options[] = {
 	{ "domain", CONF_NAME, T(domain), .fallback = "lab.qkdn", .help = "trust domain" },
@@ -63,7 +63,7 @@ static const struct conf_option options[] = {
 	{ "km_settings", CONF_STRING, T(km_settings), .help = "lines for every qkdn-kmd's file" },
 	{ "quantum_settings", CONF_STRING, T(quantum_settings), .help = "lines for qkdn-quantumd's file" },
 	{ "controller_settings", CONF_STRING, T(controller_settings), .help = "lines for every qkdn-controllerd's file" },
-	{ NULL },
+	{ .name = NULL },
 };
 
 int topology_find_node(const struct topology *t, const char *name)
