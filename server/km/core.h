@@ -229,6 +229,8 @@ struct fill *fill_by_relay(struct km *km, const struct id *relay);
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
 void fill_refused(struct fill *f, enum status s, const char *text); /* the destination never had it: voids it here */
+/* A reservation that is not allocated when it expires, or in most nanoseconds from now, is void. */
+void fill_lapse(struct fill *f, uint64_t most);
 void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
 
 /* The methods' beginnings. */

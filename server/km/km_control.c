@@ -13,6 +13,8 @@ enum { REGISTER_AGAIN_NS = 1000 * 1000 * 1000 };
 
 #define RATE_INTERVAL (200 * NS_PER_MS)
 
+static const uint64_t WITHOUT_CONTROLLER_NS = 5 * NS_PER_S; /* that a reservation outlives it */
+
 /* ---- registration and reports -------------------------------------------------------------------------- */
 
 static void told(enum status s, const void *answer, void *arg)
@@ -128,10 +130,21 @@ static void enrol(struct km *km)
 	km_send(km, KM_CK_REGISTER, km->control.name, &m, registered, km);
 }
 
+/* A controller that is lost may have forgotten its reservations, and the ranges behind them wait. */
+static void lapse_reservations(struct km *km)
+{
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+		for (struct fill *f = p->fills; f != NULL; f = f->next)
+			if (f->note.method == FILL_RESERVATION && f->stage == FILL_SENDING)
+				fill_lapse(f, WITHOUT_CONTROLLER_NS);
+}
+
 void control_peer_up(struct km *km, bool up)
 {
 	km->control.up = up;
 	km->control.registered = false;
+	if (!up)
+		lapse_reservations(km);
 	if (up && !km->control.registering)
 		enrol(km);
 }
@@ -151,11 +164,6 @@ void control_tick(struct km *km)
 
 /* ---- I.4b at the first node: reservation, allocation, void -------------------------------------------------- */
 
-static void reservation_lapsed(struct fill *f)
-{
-	fill_failed(f, ST_TIMED_OUT, "the reservation lapsed");
-}
-
 static void answer_reservation(const struct fill *f, km_reply reply, void *arg)
 {
 	struct km_ck_reservation_answer a = { .link = f->note.link,
@@ -169,7 +177,6 @@ static void answer_reservation(const struct fill *f, km_reply reply, void *arg)
 static void reserved(struct fill *f, enum status s)
 {
 	struct km *km = f->pool->km;
-	uint64_t now = env_utc(km->env);
 	km_reply reply = f->reply;
 
 	f->reply = NULL;
@@ -178,7 +185,7 @@ static void reserved(struct fill *f, enum status s)
 		          s == ST_TOO_FEW_KEYS ? "too few are on the link in one piece" : status_name(s));
 		return;
 	}
-	fill_later(f, f->note.expires > now ? f->note.expires - now : 0, reservation_lapsed);
+	fill_lapse(f, UINT64_MAX);
 	answer_reservation(f, reply, f->reply_arg);
 }
 

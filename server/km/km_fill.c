@@ -18,6 +18,7 @@ enum {
 	RETRY_NS = 200 * 1000 * 1000,
 };
 static const uint64_t PAUSE_AFTER_FAILURE = NS_PER_S / 2;
+static const uint64_t RESUMED_RESERVATION_NS = 10 * NS_PER_S; /* for its controller to ask for it */
 
 static void advance(struct ksa_pool *p);
 static void void_there(struct fill *f);
@@ -527,11 +528,17 @@ static void reservation_lapsed(struct fill *f)
 	fill_failed(f, ST_TIMED_OUT, "the reservation lapsed");
 }
 
+void fill_lapse(struct fill *f, uint64_t most)
+{
+	uint64_t now = env_utc(f->pool->km->env), left = f->note.expires > now ? f->note.expires - now : 0;
+
+	fill_later(f, left < most ? left : most, reservation_lapsed);
+}
+
 void fill_resume(struct ksa_pool *p, const struct fill_note *note)
 {
 	struct id trace;
 	struct fill *f;
-	uint64_t now = env_utc(p->km->env);
 
 	km_trace_new(p->km, &trace);
 	f = fill_alloc(p, &trace);
@@ -544,7 +551,7 @@ void fill_resume(struct ksa_pool *p, const struct fill_note *note)
 	else if (note->method == FILL_RELAY)
 		fill_later(f, 0, fill_arrived);
 	else
-		fill_later(f, note->expires > now ? note->expires - now : 0, reservation_lapsed);
+		fill_lapse(f, RESUMED_RESERVATION_NS);
 }
 
 struct fill *fill_by_relay(struct km *km, const struct id *relay)

@@ -61,7 +61,7 @@ bool link_has(const struct link *l, uint64_t sequence)
 	unsigned bit = (unsigned)(sequence % BLOCKS_AHEAD);
 
 	return sequence >= l->next_sequence && sequence < l->next_sequence + BLOCKS_AHEAD &&
-	       (l->stored[bit / 8] >> bit % 8 & 1) != 0;
+	       (l->stored[bit / 8] & 1u << bit % 8) != 0;
 }
 
 void link_mark(struct link *l, uint64_t sequence, bool stored)

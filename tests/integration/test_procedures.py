@@ -42,14 +42,14 @@ class Procedures(Case):
                        for m in ladder["messages"]
                        if m["message"] in SHOWN and m.get("status", "ok") == "ok")
 
-    def procedure_beginning_with(self, message, at):
-        """The first procedure that began with that message from or to at and was completed."""
+    def procedure_beginning_with(self, message, at, last):
+        """The first procedure that began with that message from or to at and came to the last one."""
         def find():
             for line in run("qkdnctl", "trace", "--list", self.lab.folder).stdout.splitlines():
                 if message not in line or at not in line:
                     continue
                 figure = self.figure("--trace", next(w for w in line.split() if len(w) == 36))
-                if "completion" in figure and figure.splitlines()[-1] != figure.splitlines()[0]:
+                if "completion" in figure and figure.endswith(f": {last}\n"):
                     return figure
             return None
         return eventually(find)
@@ -66,16 +66,19 @@ class Procedures(Case):
 
     def test_distributed_ahead_of_demand(self):
         self.up("distributed", ahead=True)
-        golden(self, "procedures/I.3.txt", self.procedure_beginning_with("Key relay next hop request", "km/KM1 ->"))
+        golden(self, "procedures/I.3.txt", self.procedure_beginning_with("Key relay next hop request", "km/KM1 ->",
+                                                                            "Key relay completion notification"))
 
     def test_centralized_ahead_of_demand(self):
         self.up("centralized", ahead=True)
-        golden(self, "procedures/I.4a.txt", self.procedure_beginning_with("Key relay request notification", "km/KM1 ->"))
+        golden(self, "procedures/I.4a.txt", self.procedure_beginning_with("Key relay request notification", "km/KM1 ->",
+                                                                             "Response to key relay request"))
 
     def test_centralized_with_reservation(self):
         self.up("centralized", more="controller_settings = \"reserve = ( { source = \\\"KM1\\\"; "
                 "destination = \\\"KM3\\\"; amount = \\\"4 KiB\\\"; } );\";")
-        figure = self.procedure_beginning_with("Key reservation request", "-> km/KM1")
+        figure = self.procedure_beginning_with("Key reservation request", "-> km/KM1",
+                                               "Response to key allocation request")
         golden(self, "procedures/I.4b.txt", figure)
         keys = self.lab.get("source", "destination", 4)
         self.assertEqual(self.lab.get_by_id("destination", "source", keys), keys)
