@@ -1,6 +1,7 @@
 """What a QKDN controller knows, over Mc: qkdnctl topology show, link list, route show."""
 import json
 import os
+import signal
 import unittest
 
 from qkdn_test import Case, Lab, eventually, run, write
@@ -53,6 +54,32 @@ class Topology(Case):
         for node in NODES:
             self.assertTrue(eventually(lambda at=node: self.up_links("--node", at) == NODES), node)
         self.assertEqual(self.routes("--node", "c", "--disjoint", "2", "b", "d"), ["bad", "bcd"])
+
+    def both_ends_agree(self):
+        self.assertTrue(eventually(lambda: self.lab.keyreq(
+            "app1", "get", "--to", "app2", "--timeout", "5", check=False).returncode == 0))
+        keys = self.lab.get("app1", "app2", 5)
+        self.assertEqual(self.lab.get_by_id("app2", "app1", keys), keys)
+
+    def test_a_controller_that_was_killed_learns_everything_again(self):
+        self.up("distributed")
+        self.assertTrue(eventually(lambda: self.up_links("--node", "a") == NODES))
+        self.both_ends_agree()
+        os.kill(self.lab.running()["a/controllerd"], signal.SIGKILL)
+        self.assertTrue(eventually(lambda: "a/controllerd" not in self.lab.running()))
+        self.both_ends_agree()  # without it: from what is there
+        run("qkdn-lab", "start", self.lab.folder, "a/controllerd")
+        self.assertTrue(eventually(lambda: self.up_links("--node", "a") == NODES))
+        self.both_ends_agree()
+
+    def test_a_node_that_fails_is_gone_around_by_all(self):
+        self.up("distributed")
+        for node in NODES:
+            self.assertTrue(eventually(lambda at=node: self.up_links("--node", at) == NODES), node)
+        os.kill(self.lab.running()["b/kmd"], signal.SIGKILL)
+        for node in NODES:
+            self.assertTrue(eventually(lambda at=node: self.routes("--node", at, "a", "c") == ["adc"]), node)
+        self.both_ends_agree()
 
     def test_only_administrators_and_managers_may_ask(self):
         self.up("centralized")
