@@ -24,7 +24,8 @@ static bool same_pair(const struct row *r, const char *source, const char *desti
 }
 
 /* Whether a is what is there, since r is where a begins. */
-static enum status assigned_before(struct ks_txn *t, struct pool *p, const struct ks_assignment *a, struct row *r)
+static enum status assigned_before(struct ks_txn *t, struct pool *p, const struct ks_assignment *a,
+				   struct row *r)
 {
 	uint64_t pos = a->offset, end = a->offset + (uint64_t)a->key_len * a->count;
 
@@ -41,7 +42,8 @@ static enum status assigned_before(struct ks_txn *t, struct pool *p, const struc
 	return ST_OK;
 }
 
-static enum status assign_check(struct ks_txn *t, struct pool *p, const struct ks_assignment *a, bool *already)
+static enum status assign_check(struct ks_txn *t, struct pool *p, const struct ks_assignment *a,
+				bool *already)
 {
 	uint64_t len = (uint64_t)a->key_len * a->count;
 	struct row r;
@@ -54,7 +56,8 @@ static enum status assign_check(struct ks_txn *t, struct pool *p, const struct k
 }
 
 /* The row that a may go on in, if there is one: else *r is fresh, at a's offset. */
-static enum status row_to_extend(struct ks_txn *t, struct pool *p, const struct ks_assignment *a, struct row *r)
+static enum status row_to_extend(struct ks_txn *t, struct pool *p, const struct ks_assignment *a,
+				 struct row *r)
 {
 	enum status s = a->offset > 0 ? row_at_or_after(t, p, a->offset - 1, r) : ST_NOT_FOUND;
 
@@ -68,7 +71,8 @@ static enum status row_to_extend(struct ks_txn *t, struct pool *p, const struct 
 	return ST_OK;
 }
 
-static enum status assign_some(struct ks_txn *t, struct pool *p, const struct ks_assignment *a, uint32_t *done)
+static enum status assign_some(struct ks_txn *t, struct pool *p, const struct ks_assignment *a,
+			       uint32_t *done)
 {
 	uint32_t n = a->count, room;
 	struct row r;
@@ -139,9 +143,10 @@ static enum status no_key_at(struct ks_txn *t, struct pool *p, uint64_t offset)
 	s = chunk_get(t, p, offset / CHUNK_BYTES, CHUNK_ONCE, &c);
 	if (s != ST_OK)
 		return s;
-	return bits_count(c->present, (unsigned)(offset % CHUNK_BYTES), (unsigned)(offset % CHUNK_BYTES) + 1) > 0
-	               ? ST_UNKNOWN_KEY_ID
-	               : ST_KEY_GONE;
+	return bits_count(c->present, (unsigned)(offset % CHUNK_BYTES),
+			  (unsigned)(offset % CHUNK_BYTES) + 1) > 0
+		   ? ST_UNKNOWN_KEY_ID
+		   : ST_KEY_GONE;
 }
 
 static bool bit(const uint64_t *bits, uint32_t i)
@@ -150,7 +155,7 @@ static bool bit(const uint64_t *bits, uint32_t i)
 }
 
 enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset, const char *source,
-                       const char *destination, struct secret *out)
+		       const char *destination, struct secret *out)
 {
 	struct pool *p;
 	struct row r;

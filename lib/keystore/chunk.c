@@ -49,7 +49,8 @@ bool chunk_decode(struct chunk *c, const uint8_t *plain, size_t len)
 		return false;
 	p = plain + 2 + 4 * extents;
 	for (size_t i = 0; i < extents; i++) {
-		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2), hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
+		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2),
+			 hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
 
 		if (lo >= hi || hi > CHUNK_BYTES || (i > 0 && lo <= last) || (size_t)(end - p) < hi - lo)
 			return false;
@@ -63,7 +64,7 @@ bool chunk_decode(struct chunk *c, const uint8_t *plain, size_t len)
 
 struct chunk *chunk_cached(struct ks *ks, uint32_t pool, uint64_t index)
 {
-	struct chunk_key key = { index, pool };
+	struct chunk_key key = {index, pool};
 	struct chunk *c;
 
 	HASH_FIND(hh, ks->cache.by_key, &key, sizeof key, c);
@@ -106,7 +107,8 @@ static struct secret *scratch(struct ks *ks)
 /* The bytes that were taken go for good, from here and from the database's newest state. */
 static void wipe_absent(struct chunk *c)
 {
-	for (unsigned lo = 0, hi; (lo = bits_next_clear(c->present, lo, CHUNK_BYTES)) < CHUNK_BYTES; lo = hi) {
+	for (unsigned lo = 0, hi; (lo = bits_next_clear(c->present, lo, CHUNK_BYTES)) < CHUNK_BYTES;
+	     lo = hi) {
 		hi = bits_next_set(c->present, lo, CHUNK_BYTES);
 		secret_wipe(c->bytes.bytes + lo, hi - lo);
 	}
@@ -129,7 +131,7 @@ static enum status flush(struct ks_txn *t, struct chunk *c)
 		s = kv_reserve(ks->kv, KV_CHUNK, slice_of(place, sizeof place), len + SEAL_OVERHEAD, &room);
 		if (s == ST_OK)
 			seal_close(ks->seal, KV_CHUNK, slice_of(place, sizeof place), (uint16_t)present,
-			           plain->bytes, len, room);
+				   plain->bytes, len, room);
 		secret_wipe(plain->bytes, len);
 		t->written += CHUNK_BYTES;
 	}
@@ -145,7 +147,7 @@ enum status chunks_flush(struct ks_txn *t)
 {
 	struct chunk *c;
 
-	DL_FOREACH(t->ks->cache.by_use, c)
+	DL_FOREACH (t->ks->cache.by_use, c)
 		if (c->dirty && flush(t, c) != ST_OK)
 			return ST_STORAGE;
 	return ST_OK;
@@ -199,14 +201,15 @@ static enum status load(struct ks_txn *t, struct chunk *c)
 	return ok ? ST_OK : damage(t, "a chunk of keys");
 }
 
-static enum status insert(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use, struct chunk **c)
+static enum status insert(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use,
+			  struct chunk **c)
 {
 	struct chunk_cache *cache = &t->ks->cache;
 	struct chunk *fresh;
 
 	if (make_room(t, &fresh) != ST_OK)
 		return ST_STORAGE;
-	*fresh = (struct chunk){ .key = { index, p->number }, .bytes = fresh->bytes };
+	*fresh = (struct chunk){.key = {index, p->number}, .bytes = fresh->bytes};
 	HASH_ADD(hh, cache->by_key, key, sizeof fresh->key, fresh);
 	if (use == CHUNK_KEEP)
 		DL_PREPEND(cache->by_use, fresh);
@@ -244,7 +247,8 @@ static enum status copy_from_plain(const uint8_t *plain, size_t len, unsigned fr
 		return ST_STORAGE;
 	at = 2 + 4 * extents;
 	for (size_t i = 0; i < extents; i++) {
-		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2), hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
+		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2),
+			 hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
 
 		if (lo >= hi || hi - lo > len - at)
 			return ST_STORAGE;
@@ -257,7 +261,8 @@ static enum status copy_from_plain(const uint8_t *plain, size_t len, unsigned fr
 	return ST_KEY_GONE;
 }
 
-enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to, uint8_t *out)
+enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to,
+		       uint8_t *out)
 {
 	struct secret *plain = scratch(t->ks);
 	struct kv_slice sealed;
@@ -273,7 +278,7 @@ enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigne
 		return damage(t, "a chunk of keys");
 	s = copy_from_plain(plain->bytes, sealed.len - SEAL_OVERHEAD, from, to, out);
 	secret_wipe(plain->bytes, sealed.len - SEAL_OVERHEAD);
-	t->ks->cache.peeked = (struct chunk_key){ index, p->number };
+	t->ks->cache.peeked = (struct chunk_key){index, p->number};
 	return s == ST_STORAGE ? damage(t, "a chunk of keys") : s;
 }
 
@@ -292,7 +297,7 @@ static uint64_t next_cached(struct ks *ks, uint32_t pool, uint64_t from, uint64_
 {
 	struct chunk *c;
 
-	DL_FOREACH(ks->cache.by_use, c)
+	DL_FOREACH (ks->cache.by_use, c)
 		if (c->dirty && c->key.pool == pool && c->key.index >= from && c->key.index < best)
 			best = c->key.index;
 	return best;
@@ -351,13 +356,15 @@ enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index, 
 		chunk_drop(t->ks, cached);
 	place_make(place, p->number, index);
 	if (undo_value(t, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK ||
-	    kv_reserve(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), len + SEAL_OVERHEAD, &room) != ST_OK)
+	    kv_reserve(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), len + SEAL_OVERHEAD, &room) !=
+		ST_OK)
 		return broken(t);
 	put_be(plain->bytes, 1, 2);
 	put_be(plain->bytes + 2, 0, 2);
 	put_be(plain->bytes + 4, CHUNK_BYTES, 2);
 	memcpy(plain->bytes + 6, bytes, CHUNK_BYTES);
-	seal_close(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), CHUNK_BYTES, plain->bytes, len, room);
+	seal_close(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), CHUNK_BYTES, plain->bytes, len,
+		   room);
 	secret_wipe(plain->bytes, len);
 	t->written += CHUNK_BYTES;
 	t->wrote = true;

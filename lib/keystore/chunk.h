@@ -46,16 +46,17 @@ enum chunk_use { CHUNK_KEEP, CHUNK_ONCE }; /* once: the next one wanted may have
 
 /* The chunk, opened; an empty one where there is none. Good until the next call here. */
 MUST_CHECK enum status chunk_get(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use,
-                                 struct chunk **c);
+				 struct chunk **c);
 /* Bytes [from, to) of a chunk, which need not stay open; ST_KEY_GONE where one is missing. */
-MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to,
-                                  uint8_t *out);
+MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from,
+				  unsigned to, uint8_t *out);
 /* The first chunk that may hold something at or after *index and not after last; ST_NOT_FOUND. */
 MUST_CHECK enum status chunk_next(struct ks_txn *t, struct pool *p, uint64_t *index, uint64_t last);
 /* How many bytes are present, without opening it where that can be avoided. */
 MUST_CHECK enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64_t *present);
 /* Stores a whole new chunk without keeping it open. */
-MUST_CHECK enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index, const uint8_t *bytes);
+MUST_CHECK enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index,
+					 const uint8_t *bytes);
 
 void chunk_touch(struct ks_txn *t, struct chunk *c); /* before every change */
 

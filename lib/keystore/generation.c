@@ -2,11 +2,12 @@
  * generation.c - noticing that an older copy of the store was put back.
  *
  * A number in the store, sealed, is advanced at every opening, at the end and now and then between;
- * first it is made durable in the store, then it is written to the file beside the master key. So the store is
- * never behind the file, whatever moment a crash finds - but for a store that is older than the file.
+ * first it is made durable in the store, then it is written to the file beside the master key. So the store
+ * is never behind the file, whatever moment a crash finds - but for a store that is older than the file.
  *
  * Each commit writes down its own number, sealed. LMDB has two roots and goes by the one with the greater
- * number, which is not sealed: were a bit flipped in the older root's, the store would be that of a commit before.
+ * number, which is not sealed: were a bit flipped in the older root's, the store would be that of a commit
+ * before.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -46,12 +47,13 @@ static enum status read_store(struct ks *ks, struct err *e)
 {
 	uint64_t commit = 0;
 
-	if (read_number(ks, meta_key, &ks->generation) != ST_OK || read_number(ks, commit_key, &commit) != ST_OK ||
-	    (commit != 0 && commit + 1 != kv_number(ks->kv)))
+	if (read_number(ks, meta_key, &ks->generation) != ST_OK ||
+	    read_number(ks, commit_key, &commit) != ST_OK || (commit != 0 && commit + 1 != kv_number(ks->kv)))
 		return err_set(e, ST_STORAGE,
-		               "%s: the store's own record is damaged, or not of the last commit: retire the pools at the "
-		               "peers and start with an empty store",
-		               ks->directory);
+			       "%s: the store's own record is damaged, or not of the last commit: retire the "
+			       "pools at the "
+			       "peers and start with an empty store",
+			       ks->directory);
 	return ST_OK;
 }
 
@@ -98,18 +100,25 @@ static enum status compare(struct ks *ks, const char *path, const char *text, bo
 	}
 	id_format(&ks->keyring.store, id);
 	if (sscanf(text, "qkdn key store %36s generation %llu", theirs, &generation) != 2)
-		return err_set(e, ST_STORAGE, "%s: not what was written there: if %s is surely the newest state of "
-		               "the store, write the one word \"accept\" into it", path, ks->directory);
-	if (strcmp(id, theirs) != 0 || fresh)
-		return err_set(e, ST_STORAGE, "%s: %s: put the right store back, or, to go on with this one and retire "
-		               "the other's pools at the peers, remove %s",
-		               ks->directory, fresh ? "the store that was here is gone" : "another store than was here", path);
-	if (ks->generation < generation)
 		return err_set(e, ST_STORAGE,
-		               "%s: an older copy of the store (generation %llu, the last one was %llu): keys in it were "
-		               "used since. Put the newest one back; if it is lost, retire the pools at the peers, "
-		               "remove %s and start with an empty store",
-		               ks->directory, (unsigned long long)ks->generation, generation, path);
+			       "%s: not what was written there: if %s is surely the newest state of "
+			       "the store, write the one word \"accept\" into it",
+			       path, ks->directory);
+	if (strcmp(id, theirs) != 0 || fresh)
+		return err_set(e, ST_STORAGE,
+			       "%s: %s: put the right store back, or, to go on with this one and retire "
+			       "the other's pools at the peers, remove %s",
+			       ks->directory,
+			       fresh ? "the store that was here is gone" : "another store than was here",
+			       path);
+	if (ks->generation < generation)
+		return err_set(
+		    e, ST_STORAGE,
+		    "%s: an older copy of the store (generation %llu, the last one was %llu): keys in it "
+		    "were "
+		    "used since. Put the newest one back; if it is lost, retire the pools at the peers, "
+		    "remove %s and start with an empty store",
+		    ks->directory, (unsigned long long)ks->generation, generation, path);
 	return ST_OK;
 }
 
@@ -123,9 +132,11 @@ static enum status check(struct ks *ks, bool fresh, struct err *e)
 		/* a kill between the two first writes leaves a store of one generation without a file */
 		if (!fresh && ks->generation > 1)
 			s = err_set(e, ST_STORAGE,
-			            "%s: missing, so that an older copy of %s would not be noticed: put it back; if this "
-			            "is surely the newest state of the store, make it with the one word \"accept\" in it",
-			            path, ks->directory);
+				    "%s: missing, so that an older copy of %s would not be noticed: put it "
+				    "back; if this "
+				    "is surely the newest state of the store, make it with the one word "
+				    "\"accept\" in it",
+				    path, ks->directory);
 	} else if (s == ST_OK) {
 		s = file_check_private(path, e);
 		if (s == ST_OK)
@@ -140,7 +151,7 @@ static enum status check(struct ks *ks, bool fresh, struct err *e)
 
 enum status generation_open(struct ks *ks, bool fresh, struct err *e)
 {
-	struct ks_txn t = { .ks = ks };
+	struct ks_txn t = {.ks = ks};
 	enum status s = kv_begin(ks->kv);
 
 	if (s != ST_OK)
@@ -153,6 +164,7 @@ enum status generation_open(struct ks *ks, bool fresh, struct err *e)
 		return s;
 	}
 	if (kv_commit(ks->kv) != ST_OK)
-		return err_set(e, ST_STORAGE, "%s: cannot be written: is there room on the disk?", ks->directory);
+		return err_set(e, ST_STORAGE, "%s: cannot be written: is there room on the disk?",
+			       ks->directory);
 	return generation_write(ks, e);
 }

@@ -67,7 +67,7 @@ MUST_CHECK enum status pool_advance_head(struct ks_txn *t, struct pool *p, uint6
 void place_make(uint8_t place[PLACE_LEN], uint32_t pool, uint64_t number);
 static inline struct kv_slice slice_of(const void *bytes, size_t len)
 {
-	return (struct kv_slice){ bytes, len };
+	return (struct kv_slice){bytes, len};
 }
 
 /* ---- row.c, assignment.c ------------------------------------------------------------------------ */
@@ -84,23 +84,23 @@ MUST_CHECK enum status row_restore(struct ks_txn *t, uint32_t pool, const struct
 
 /* Voids the keys that overlap [lo, hi) and still wait; *erased grows by their bytes. */
 MUST_CHECK enum status assignments_void(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi,
-                                        uint64_t *erased);
+					uint64_t *erased);
 
 /* The next part of [*pos, limit) that is in no row; *pos moves behind it. ST_NOT_FOUND at the end. */
 MUST_CHECK enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo,
-                                uint64_t *hi);
+				uint64_t *hi);
 
 /* ---- value.c: sealed values that hold no keys, with undo -------------------------------------- */
 
 enum { RECORD_MAX = 2048 };
 
 MUST_CHECK enum status record_get(struct ks_txn *t, enum kv_db db, struct kv_slice place, void *room,
-                                  size_t room_len, size_t *len); /* ST_NOT_FOUND */
+				  size_t room_len, size_t *len); /* ST_NOT_FOUND */
 MUST_CHECK enum status record_put(struct ks_txn *t, enum kv_db db, struct kv_slice place, const void *bytes,
-                                  size_t len);
+				  size_t len);
 MUST_CHECK enum status record_delete(struct ks_txn *t, enum kv_db db, struct kv_slice place);
 MUST_CHECK enum status record_open(struct ks_txn *t, enum kv_db db, struct kv_slice place,
-                                   struct kv_slice sealed, void *room, size_t room_len, size_t *len);
+				   struct kv_slice sealed, void *room, size_t room_len, size_t *len);
 
 /* Logs, and makes the work fail whatever it returns. */
 enum status damage(struct ks_txn *t, const char *what);
@@ -127,7 +127,7 @@ struct sweep {
 	bool running;
 	uint64_t rested_at; /* monotonic, when the last round ended */
 	uint64_t rounds;
-	uint32_t pool;      /* where the walk stands */
+	uint32_t pool; /* where the walk stands */
 	uint64_t row;
 };
 
@@ -183,12 +183,12 @@ struct job {
 
 struct ks_txn {
 	struct ks *ks;
-	uint64_t stamp;    /* of the work that runs */
-	bool undoing;      /* an undo log is kept for it */
-	bool wrote;        /* the batch changed something */
-	bool poisoned;     /* the work saw damage */
-	bool broken;       /* the database failed: the batch is lost */
-	uint64_t written;  /* bytes put, to bound a batch */
+	uint64_t stamp;   /* of the work that runs */
+	bool undoing;     /* an undo log is kept for it */
+	bool wrote;       /* the batch changed something */
+	bool poisoned;    /* the work saw damage */
+	bool broken;      /* the database failed: the batch is lost */
+	uint64_t written; /* bytes put, to bound a batch */
 };
 
 struct ks {
@@ -206,6 +206,7 @@ struct ks {
 	struct undo *undo;
 	struct sweep sweep;
 	struct rotation rotation;
+	bool reload; /* a commit failed: what the database has is to be read again */
 	uint64_t stamps;
 	uint64_t generation;
 	uint64_t generation_at; /* monotonic, when it was advanced */
@@ -219,7 +220,8 @@ struct ks {
 	struct job *first, **last;
 	bool stopping;
 
-	struct report *reports; /* posted, not yet run: the loop's thread and, to add, the writer; under lock */
+	struct report
+	    *reports; /* posted, not yet run: the loop's thread and, to add, the writer; under lock */
 	_Atomic uint64_t key_bytes, commits, works, works_failed;
 };
 

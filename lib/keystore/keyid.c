@@ -92,7 +92,7 @@ static struct permutation *permutation_of(const struct id *pool)
 
 void ks_key_id(const struct id *pool, uint64_t offset, uint32_t key_len, struct id *key_id)
 {
-	uint8_t block[ID_LEN] = { 0 };
+	uint8_t block[ID_LEN] = {0};
 	int n;
 
 	put_be(block, offset, 8);
@@ -108,6 +108,6 @@ bool ks_key_id_invert(const struct id *pool, const struct id *key_id, uint64_t *
 	must(EVP_DecryptUpdate(permutation_of(pool)->back, block, &n, key_id->bytes, ID_LEN));
 	*offset = get_be(block, 8);
 	*key_len = (uint32_t)get_be(block + 8, 4);
-	return get_be(block + 12, 4) == 0 && *offset < OFFSET_LIMIT && *key_len > 0 &&
+	return get_be(block + 12, 4) == 0 && *offset<OFFSET_LIMIT && * key_len> 0 &&
 	       *key_len <= KS_KEY_LEN_MAX;
 }

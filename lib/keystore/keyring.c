@@ -1,8 +1,9 @@
 /* keyring.c - the wrapped data keys. The file is
  *
- *     "qkdn keys" NUL | format (2) | store (16) | check (16) | count (4) | count × { number (4) | wrapped key (60) }
+ *     "qkdn keys" NUL | format (2) | store (16) | check (16) | count (4) | data keys
  *
- * where check tells a wrong master key from a damaged file: a MAC of the rest under the master key
+ * each data key being number (4) | wrapped key (60), and
+ * check tells a wrong master key from a damaged file: a MAC of the rest under the master key
  * would not, so it is a MAC of the store's identity alone.
  */
 #include "keyring.h"
@@ -76,19 +77,20 @@ void keyring_drop_oldest(struct keyring *r)
 	r->count--;
 	memmove(r->keys, r->keys + 1, r->count * sizeof r->keys[0]);
 	memmove(r->numbers, r->numbers + 1, r->count * sizeof r->numbers[0]);
-	r->keys[r->count] = (struct secret){ NULL, 0 };
+	r->keys[r->count] = (struct secret){NULL, 0};
 }
 
 static enum status damaged(const char *path, const char *what, struct err *e)
 {
-	return err_set(e, ST_STORAGE,
-	               "%s: %s: without it the keys at rest cannot be read: put the newest copy of it back, or "
-	               "retire the pools at the peers and start with an empty store",
-	               path, what);
+	return err_set(
+	    e, ST_STORAGE,
+	    "%s: %s: without it the keys at rest cannot be read: put the newest copy of it back, or "
+	    "retire the pools at the peers and start with an empty store",
+	    path, what);
 }
 
-static enum status open_keys(struct keyring *r, const uint8_t *file, const uint8_t *wrapping, const char *path,
-                             struct err *e)
+static enum status open_keys(struct keyring *r, const uint8_t *file, const uint8_t *wrapping,
+			     const char *path, struct err *e)
 {
 	uint32_t count = (uint32_t)get_be(file + AT_COUNT, 4);
 
@@ -106,26 +108,30 @@ static enum status open_keys(struct keyring *r, const uint8_t *file, const uint8
 }
 
 static enum status parse(struct keyring *r, const uint8_t *file, size_t len, const struct secret *master,
-                         const char *path, struct err *e)
+			 const char *path, struct err *e)
 {
 	uint8_t check[32];
-	struct secret wrapping = { NULL, 0 };
+	struct secret wrapping = {NULL, 0};
 	enum status s;
 	uint64_t count;
 
 	if (len < AT_KEYS || memcmp(file, magic, MAGIC_LEN) != 0)
 		return damaged(path, "not a file of data keys", e);
 	if (get_be(file + AT_FORMAT, 2) != FORMAT)
-		return err_set(e, ST_STORAGE, "%s: format %u, and this program knows format %d only: run the version "
-		               "that wrote it", path, (unsigned)get_be(file + AT_FORMAT, 2), FORMAT);
+		return err_set(e, ST_STORAGE,
+			       "%s: format %u, and this program knows format %d only: run the version "
+			       "that wrote it",
+			       path, (unsigned)get_be(file + AT_FORMAT, 2), FORMAT);
 	count = get_be(file + AT_COUNT, 4);
 	if (count == 0 || count > KEYRING_MAX || len != AT_KEYS + count * ENTRY_LEN)
 		return damaged(path, "its length is wrong", e);
 	memcpy(r->store.bytes, file + AT_STORE, ID_LEN);
 	derive(master, "qkdn key store check", &r->store, check);
 	if (!secret_bytes_equal(check, file + AT_CHECK, CHECK_LEN))
-		return err_set(e, ST_CONFIGURATION, "%s: sealed under another master key: configure the one that this "
-		               "store was made with or last changed to", path);
+		return err_set(e, ST_CONFIGURATION,
+			       "%s: sealed under another master key: configure the one that this "
+			       "store was made with or last changed to",
+			       path);
 	secret_alloc(&wrapping, 32);
 	derive(master, "qkdn key store wrap", &r->store, wrapping.bytes);
 	s = open_keys(r, file, wrapping.bytes, path, e);
@@ -135,7 +141,7 @@ static enum status parse(struct keyring *r, const uint8_t *file, size_t len, con
 
 enum status keyring_read(struct keyring *r, const char *path, const struct secret *master, struct err *e)
 {
-	struct secret file = { NULL, 0 };
+	struct secret file = {NULL, 0};
 	enum status s = file_read_secret(path, FILE_MAX, &file, e);
 
 	memset(r, 0, sizeof *r);
@@ -157,10 +163,11 @@ static void overwrite(int fd)
 		log_warning("key store: the old file of data keys could not be overwritten");
 }
 
-enum status keyring_write(const struct keyring *r, const char *path, const struct secret *master, struct err *e)
+enum status keyring_write(const struct keyring *r, const char *path, const struct secret *master,
+			  struct err *e)
 {
-	uint8_t file[FILE_MAX] = { 0 }, check[32];
-	struct secret wrapping = { NULL, 0 };
+	uint8_t file[FILE_MAX] = {0}, check[32];
+	struct secret wrapping = {NULL, 0};
 	int old = open(path, O_WRONLY | O_CLOEXEC);
 	enum status s;
 

@@ -25,10 +25,10 @@ void keyring_drop_oldest(struct keyring *r);
 
 /* ST_CONFIGURATION for another master key, ST_STORAGE for a damaged file or another version. */
 MUST_CHECK enum status keyring_read(struct keyring *r, const char *path, const struct secret *master,
-                                    struct err *e);
+				    struct err *e);
 
 /* Replaces the file, durably, and overwrites what the old one held: a key that was dropped is gone then. */
 MUST_CHECK enum status keyring_write(const struct keyring *r, const char *path, const struct secret *master,
-                                     struct err *e);
+				     struct err *e);
 
 #endif

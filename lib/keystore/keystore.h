@@ -6,9 +6,10 @@
  *
  *     head <= ready <= tail
  *
- * Bytes below head are gone for good, but for those that are assigned. Between head and ready lie bytes that both ends are known to
- * hold: they may be taken. Between ready and tail lie bytes that are stored and durable but not yet
- * agreed with the peer. A hole (a void range) may be anywhere; what is in a hole cannot be taken.
+ * Bytes below head are gone for good, but for those that are assigned. Between head and ready lie bytes that
+ * both ends are known to hold: they may be taken. Between ready and tail lie bytes that are stored and
+ * durable but not yet agreed with the peer. A hole (a void range) may be anywhere; what is in a hole cannot
+ * be taken.
  *
  * All work on the store is done in transactions: a function that the store runs in its writer
  * thread, together with others in one commit (group commit), and reports as done in the loop's
@@ -38,7 +39,7 @@ struct ks_options {
 	const char *master_key_file; /* LMDB: 32 bytes, mode 0600; made with ks_master_key_make */
 	uint64_t max_bytes;          /* LMDB: size of the map, a bound on the file; 0: 64 GiB */
 	unsigned hot_chunks;         /* pieces of pools kept open in locked memory, 4 KiB each; 0: 128 */
-	bool inline_writer;          /* no thread: work runs, and is committed, inside ks_submit, and done is posted */
+	bool inline_writer; /* no thread: work runs, and is committed, inside ks_submit, and done is posted */
 };
 
 /* Refuses loose modes, a wrong master key, a damaged or a newer store, and an older copy put
@@ -96,38 +97,39 @@ void ks_pool_each(struct ks_txn *t, bool (*each)(const struct ks_pool *p, void *
 MUST_CHECK enum status ks_pool_retire(struct ks_txn *t, const struct id *pool);
 
 /* Stores len bytes at offset. The same bytes there already: ST_OK, nothing changes. Others: ST_CONFLICT.
- * Missing below ready, or in a range taken or voided: ST_KEY_GONE. ST_STORAGE when the store is full. Beyond tail a hole is left, which may be
- * filled as long as ready has not passed it. */
+ * Missing below ready, or in a range taken or voided: ST_KEY_GONE. ST_STORAGE when the store is full. Beyond
+ * tail a hole is left, which may be filled as long as ready has not passed it. */
 MUST_CHECK enum status ks_append(struct ks_txn *t, const struct id *pool, uint64_t offset,
-                                 const uint8_t *bytes, size_t len);
+				 const uint8_t *bytes, size_t len);
 
-/* Moves ready forward (never back: ST_CONFLICT), and tail where it is behind; holes that it passes stay holes for good. */
+/* Moves ready forward (never back: ST_CONFLICT), and tail where it is behind; holes that it passes stay holes
+ * for good. */
 MUST_CHECK enum status ks_settle(struct ks_txn *t, const struct id *pool, uint64_t ready);
 
 /* Copies len bytes at offset without consuming them, at or above head: for tags. ST_KEY_GONE where a byte is
  * missing or assigned. */
 MUST_CHECK enum status ks_read(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
-                               struct secret *out);
+			       struct secret *out);
 
 /*
  * Takes the next bytes from head: one contiguous run of at most max and at least min bytes, a multiple
  * of granule, starting at a multiple of granule above pool offset 0. Head moves behind it, remnants that are
- * skipped are voided, what is assigned is passed over. ST_TOO_FEW_KEYS, with nothing changed, if no such run is ready. out may be
- * NULL where the bytes are not wanted.
+ * skipped are voided, what is assigned is passed over. ST_TOO_FEW_KEYS, with nothing changed, if no such run
+ * is ready. out may be NULL where the bytes are not wanted.
  */
 MUST_CHECK enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max,
-                               size_t granule, uint64_t *offset, struct secret *out);
+			       size_t granule, uint64_t *offset, struct secret *out);
 
 /* The other end of a take: exactly that range, ready, whole and unassigned; ST_TOO_FEW_KEYS where it is not
- * ready yet, ST_REPLAYED where any of it was taken, assigned or voided before. Needs not be at head; where it is, head
- * moves up to the next byte that is there. */
+ * ready yet, ST_REPLAYED where any of it was taken, assigned or voided before. Needs not be at head; where it
+ * is, head moves up to the next byte that is there. */
 MUST_CHECK enum status ks_take_at(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
-                                  struct secret *out);
+				  struct secret *out);
 
 /* Gives up whatever is present in the range, assigned or not. *erased (may be NULL) is how many bytes
  * that were. A range above tail is marked so that it can never be filled. */
 MUST_CHECK enum status ks_void(struct ks_txn *t, const struct id *pool, uint64_t offset, uint64_t len,
-                               uint64_t *erased);
+			       uint64_t *erased);
 
 /* Voids everything below offset that is not assigned, and moves head up to it. */
 MUST_CHECK enum status ks_void_below(struct ks_txn *t, const struct id *pool, uint64_t offset);
@@ -140,7 +142,7 @@ struct ks_assignment {
 	uint32_t count;
 	char source[NAME_MAX_LEN + 1];      /* application that requested them at the other end */
 	char destination[NAME_MAX_LEN + 1]; /* application that may fetch them here */
-	uint64_t expires;                   /* UTC nanoseconds; voided by ks_expire up to 1.1 s after it; 0: never */
+	uint64_t expires; /* UTC nanoseconds; voided by ks_expire up to 1.1 s after it; 0: never */
 };
 
 /* Assigns a ready, whole, unassigned range (as ks_take_at). The same assignment again: ST_OK;
@@ -150,7 +152,7 @@ MUST_CHECK enum status ks_assign(struct ks_txn *t, const struct id *pool, const 
 /* Delivers one key, once: durable as delivered with this commit. ST_UNKNOWN_KEY_ID: offset is no key's
  * start; ST_DENIED: assigned to other applications; ST_KEY_GONE: delivered, expired or voided. */
 MUST_CHECK enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset,
-                                  const char *source, const char *destination, struct secret *out);
+				  const char *source, const char *destination, struct secret *out);
 
 /* Withdraws a whole assignment: ST_KEY_GONE if any key of it was delivered (nothing changes then; known until
  * the assignment's time is over); ST_OK if it is voided now or was before. A range that was not assigned
@@ -167,7 +169,7 @@ MUST_CHECK enum status ks_expire(struct ks_txn *t, uint64_t utc_now, unsigned mo
 void ks_key_id(const struct id *pool, uint64_t offset, uint32_t key_len, struct id *key_id);
 /* false: no key of this pool has that ID. */
 MUST_CHECK bool ks_key_id_invert(const struct id *pool, const struct id *key_id, uint64_t *offset,
-                                 uint32_t *key_len);
+				 uint32_t *key_len);
 
 /* ---- notes: small durable facts of the core, in the same commit as the keys they are about --- */
 
@@ -175,21 +177,22 @@ enum { KS_NOTE_KEY_MAX = 200, KS_NOTE_MAX = 65536 };
 
 /* Sealed like keys, though they hold none. key is any byte string up to KS_NOTE_KEY_MAX. */
 MUST_CHECK enum status ks_note_put(struct ks_txn *t, const void *key, size_t key_len, const void *value,
-                                   size_t len);
+				   size_t len);
 /* The value is copied into room; *len is its length. ST_NOT_FOUND; ST_BAD_REQUEST when room is too small. */
 MUST_CHECK enum status ks_note_get(struct ks_txn *t, const void *key, size_t key_len, void *room,
-                                   size_t room_len, size_t *len);
-MUST_CHECK enum status ks_note_delete(struct ks_txn *t, const void *key, size_t key_len); /* ST_OK if absent */
+				   size_t room_len, size_t *len);
+MUST_CHECK enum status ks_note_delete(struct ks_txn *t, const void *key,
+				      size_t key_len); /* ST_OK if absent */
 /* Every note whose key begins with prefix, in the order of keys, until each returns false. */
 void ks_note_each(struct ks_txn *t, const void *prefix, size_t prefix_len,
-                  bool (*each)(const void *key, size_t key_len, const void *value, size_t len, void *arg),
-                  void *arg);
+		  bool (*each)(const void *key, size_t key_len, const void *value, size_t len, void *arg),
+		  void *arg);
 
 /* ---- the store as a whole ------------------------------------------------------------------------ */
 
 struct ks_stats {
-	uint64_t key_bytes;   /* present, all pools */
-	uint64_t file_bytes;  /* on disk */
+	uint64_t key_bytes;  /* present, all pools */
+	uint64_t file_bytes; /* on disk */
 	uint64_t commits, works, works_failed;
 };
 void ks_stats(struct ks *ks, struct ks_stats *s); /* any thread */

@@ -31,7 +31,7 @@ struct kv_ops {
 	enum status (*reserve)(struct kv *kv, enum kv_db db, struct kv_slice key, size_t len, uint8_t **room);
 	enum status (*del)(struct kv *kv, enum kv_db db, struct kv_slice key);
 	enum status (*seek)(struct kv *kv, enum kv_db db, enum kv_seek how, struct kv_slice from,
-	                    struct kv_slice *key, struct kv_slice *value);
+			    struct kv_slice *key, struct kv_slice *value);
 	uint64_t (*number)(struct kv *kv);
 	uint64_t (*file_bytes)(struct kv *kv);
 	void (*close)(struct kv *kv);
@@ -41,28 +41,38 @@ struct kv {
 	const struct kv_ops *ops;
 };
 
-/* The database in the file directory/data.mdb, of at most max_bytes; it is made if missing, with mode 0600. */
+/* The database in the file directory/data.mdb, of at most max_bytes; it is made if missing, with mode 0600.
+ */
 MUST_CHECK enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_bytes, struct err *e);
 
 struct kv *kv_memory_new(void);
 
 /* All may fail with ST_STORAGE, which means: abort, nothing of this transaction can be kept. */
-MUST_CHECK static inline enum status kv_begin(struct kv *kv) { return kv->ops->begin(kv); }
+MUST_CHECK static inline enum status kv_begin(struct kv *kv)
+{
+	return kv->ops->begin(kv);
+}
 
 /* Durable when it returns ST_OK; nothing has changed otherwise. The transaction is over either way. */
-MUST_CHECK static inline enum status kv_commit(struct kv *kv) { return kv->ops->commit(kv); }
-static inline void kv_abort(struct kv *kv) { kv->ops->abort(kv); }
+MUST_CHECK static inline enum status kv_commit(struct kv *kv)
+{
+	return kv->ops->commit(kv);
+}
+static inline void kv_abort(struct kv *kv)
+{
+	kv->ops->abort(kv);
+}
 
 /* ST_NOT_FOUND where there is none. */
 MUST_CHECK static inline enum status kv_get(struct kv *kv, enum kv_db db, struct kv_slice key,
-                                            struct kv_slice *value)
+					    struct kv_slice *value)
 {
 	return kv->ops->get(kv, db, key, value);
 }
 
 /* Puts a value of len bytes, old or new, for the caller to fill at once: no other call before that. */
 MUST_CHECK static inline enum status kv_reserve(struct kv *kv, enum kv_db db, struct kv_slice key, size_t len,
-                                                uint8_t **room)
+						uint8_t **room)
 {
 	return kv->ops->reserve(kv, db, key, len, room);
 }
@@ -75,17 +85,26 @@ MUST_CHECK static inline enum status kv_delete(struct kv *kv, enum kv_db db, str
 
 /* ST_NOT_FOUND past either end. value may be NULL. */
 MUST_CHECK static inline enum status kv_seek(struct kv *kv, enum kv_db db, enum kv_seek how,
-                                             struct kv_slice from, struct kv_slice *key,
-                                             struct kv_slice *value)
+					     struct kv_slice from, struct kv_slice *key,
+					     struct kv_slice *value)
 {
 	return kv->ops->seek(kv, db, how, from, key, value);
 }
 
 /* Of the transaction, should it be committed: one more than that of the last one that was. */
-static inline uint64_t kv_number(struct kv *kv) { return kv->ops->number(kv); }
+static inline uint64_t kv_number(struct kv *kv)
+{
+	return kv->ops->number(kv);
+}
 
 /* Any thread. */
-static inline uint64_t kv_file_bytes(struct kv *kv) { return kv->ops->file_bytes(kv); }
-static inline void kv_close(struct kv *kv) { kv->ops->close(kv); }
+static inline uint64_t kv_file_bytes(struct kv *kv)
+{
+	return kv->ops->file_bytes(kv);
+}
+static inline void kv_close(struct kv *kv)
+{
+	kv->ops->close(kv);
+}
 
 #endif

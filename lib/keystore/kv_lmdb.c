@@ -28,11 +28,11 @@ struct kv_lmdb {
 	MDB_cursor *cursor[KV_DBS]; /* opened when first needed, gone with the transaction */
 	size_t page_size;
 	_Atomic uint64_t file_bytes;
-	bool reopen;         /* LMDB gave up on its handle after a failed write of its root */
-	int told;            /* the last error logged: a full disk is told once, not once a commit */
+	bool reopen; /* LMDB gave up on its handle after a failed write of its root */
+	int told;    /* the last error logged: a full disk is told once, not once a commit */
 };
 
-static const char *const names[KV_DBS] = { "meta", "pool", "chunk", "row", "expiry", "void", "note" };
+static const char *const names[KV_DBS] = {"meta", "pool", "chunk", "row", "expiry", "void", "note"};
 
 static struct kv_lmdb *lmdb_of(struct kv *kv)
 {
@@ -50,7 +50,8 @@ static enum status mapped(struct kv_lmdb *k, const char *doing, int rc)
 		k->reopen = true;
 	if (rc != k->told)
 		log_error("key store: %s %s: %s%s", doing, k->path, mdb_strerror(rc),
-		          rc == ENOSPC || rc == MDB_MAP_FULL ? ": make room; the store goes on by itself" : "");
+			  rc == ENOSPC || rc == MDB_MAP_FULL ? ": make room; the store goes on by itself"
+							     : "");
 	k->told = rc;
 	return ST_STORAGE;
 }
@@ -96,8 +97,8 @@ static int open_env(struct kv_lmdb *k)
 	if ((rc = mdb_env_set_maxdbs(k->env, KV_DBS)) != 0 ||
 	    (rc = mdb_env_set_mapsize(k->env, k->max_bytes)) != 0 ||
 	    (rc = mdb_env_set_assert(k->env, assertion_failed)) != 0 ||
-	    (rc = mdb_env_open(k->env, k->path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOTLS | MDB_NORDAHEAD, 0600)) !=
-	            0 ||
+	    (rc = mdb_env_open(k->env, k->path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOTLS | MDB_NORDAHEAD,
+			       0600)) != 0 ||
 	    (rc = open_databases(k)) != 0) {
 		mdb_env_close(k->env);
 		k->env = NULL;
@@ -154,18 +155,18 @@ static void lmdb_abort(struct kv *kv)
 
 static MDB_val val(struct kv_slice s)
 {
-	return (MDB_val){ .mv_size = s.len, .mv_data = (void *)(uintptr_t)s.bytes };
+	return (MDB_val){.mv_size = s.len, .mv_data = (void *)(uintptr_t)s.bytes};
 }
 
 static struct kv_slice slice(MDB_val v)
 {
-	return (struct kv_slice){ .bytes = v.mv_data, .len = v.mv_size };
+	return (struct kv_slice){.bytes = v.mv_data, .len = v.mv_size};
 }
 
 static enum status lmdb_get(struct kv *kv, enum kv_db db, struct kv_slice key, struct kv_slice *value)
 {
 	struct kv_lmdb *k = lmdb_of(kv);
-	MDB_val mk = val(key), mv = { 0, NULL };
+	MDB_val mk = val(key), mv = {0, NULL};
 	int rc = mdb_get(k->txn, k->dbi[db], &mk, &mv);
 
 	*value = slice(mv);
@@ -175,7 +176,7 @@ static enum status lmdb_get(struct kv *kv, enum kv_db db, struct kv_slice key, s
 static enum status lmdb_reserve(struct kv *kv, enum kv_db db, struct kv_slice key, size_t len, uint8_t **room)
 {
 	struct kv_lmdb *k = lmdb_of(kv);
-	MDB_val mk = val(key), mv = { len, NULL };
+	MDB_val mk = val(key), mv = {len, NULL};
 	int rc = mdb_put(k->txn, k->dbi[db], &mk, &mv, MDB_RESERVE);
 
 	*room = mv.mv_data;
@@ -217,17 +218,17 @@ static int seek_after(MDB_cursor *c, MDB_val from, bool beyond, MDB_val *mk, MDB
 }
 
 static enum status lmdb_seek(struct kv *kv, enum kv_db db, enum kv_seek how, struct kv_slice from,
-                             struct kv_slice *key, struct kv_slice *value)
+			     struct kv_slice *key, struct kv_slice *value)
 {
 	struct kv_lmdb *k = lmdb_of(kv);
-	MDB_val mk = { 0, NULL }, mv = { 0, NULL };
+	MDB_val mk = {0, NULL}, mv = {0, NULL};
 	int rc = 0;
 
 	if (k->cursor[db] == NULL)
 		rc = mdb_cursor_open(k->txn, k->dbi[db], &k->cursor[db]);
 	if (rc == 0)
 		rc = how == KV_AT_OR_BEFORE ? seek_before(k->cursor[db], val(from), &mk, &mv)
-		                            : seek_after(k->cursor[db], val(from), how == KV_AFTER, &mk, &mv);
+					    : seek_after(k->cursor[db], val(from), how == KV_AFTER, &mk, &mv);
 	*key = slice(mk);
 	if (value != NULL)
 		*value = slice(mv);
@@ -254,8 +255,8 @@ static void lmdb_close(struct kv *kv)
 }
 
 static const struct kv_ops lmdb_ops = {
-	lmdb_begin,  lmdb_commit, lmdb_abort,  lmdb_get,        lmdb_reserve,
-	lmdb_delete, lmdb_seek,   lmdb_number, lmdb_file_bytes, lmdb_close,
+    lmdb_begin,  lmdb_commit, lmdb_abort,  lmdb_get,        lmdb_reserve,
+    lmdb_delete, lmdb_seek,   lmdb_number, lmdb_file_bytes, lmdb_close,
 };
 
 enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_bytes, struct err *e)
@@ -276,10 +277,11 @@ enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_byt
 	if (s == ST_OK) {
 		rc = open_env(k);
 		if (rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH || rc == MDB_CORRUPTED)
-			s = err_set(e, ST_STORAGE,
-			            "%s: %s: it is damaged or of another version: retire its pools at the peers "
-			            "and start with an empty store",
-			            k->path, mdb_strerror(rc));
+			s = err_set(
+			    e, ST_STORAGE,
+			    "%s: %s: it is damaged or of another version: retire its pools at the peers "
+			    "and start with an empty store",
+			    k->path, mdb_strerror(rc));
 		else if (rc != 0)
 			s = err_set(e, ST_STORAGE, "opening %s: %s", k->path, mdb_strerror(rc));
 	}

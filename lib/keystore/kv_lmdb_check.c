@@ -19,7 +19,8 @@
 enum {
 	PAGE_HEAD = 16, /* number (8), padding (2), flags (2), lower (2), upper (2) or pages (4) */
 	NODE_HEAD = 8,  /* length (4), flags (2), key's length (2) */
-	DB_LEN = 48,    /* padding (4), flags (2), depth (2), branches, leaves, overflows, entries, root (8 each) */
+	DB_LEN =
+	    48, /* padding (4), flags (2), depth (2), branches, leaves, overflows, entries, root (8 each) */
 	META_LEN = 16 + 8 + 8 + 8 + 2 * DB_LEN + 8 + 8,
 	DEPTH_MAX = 32,
 	UNWRITTEN_MAX = 1 << 18, /* pages that a transaction took and gave back */
@@ -70,8 +71,12 @@ static bool fails(struct walk *w, const char *what)
 
 static struct db read_db(const uint8_t *p)
 {
-	return (struct db){ .depth = (unsigned)number(p + 6, 2), .branches = number(p + 8, 8), .leaves = number(p + 16, 8),
-		            .overflows = number(p + 24, 8), .entries = number(p + 32, 8), .root = number(p + 40, 8) };
+	return (struct db){.depth = (unsigned)number(p + 6, 2),
+			   .branches = number(p + 8, 8),
+			   .leaves = number(p + 16, 8),
+			   .overflows = number(p + 24, 8),
+			   .entries = number(p + 32, 8),
+			   .root = number(p + 40, 8)};
 }
 
 static bool mark(struct walk *w, uint64_t page, uint64_t count, uint64_t limit)
@@ -96,7 +101,8 @@ static bool mark_free(struct walk *w, const uint8_t *list, size_t len)
 	if (count > len / 8 - 1)
 		return fails(w, "the list of free pages is too long");
 	for (uint64_t i = 1; i <= count; i++)
-		if (!mark(w, number(list + 8 * i, 8), 1, UINT64_MAX)) /* the last ones may never have been written */
+		if (!mark(w, number(list + 8 * i, 8), 1,
+			  UINT64_MAX)) /* the last ones may never have been written */
 			return false;
 	return true;
 }
@@ -170,7 +176,8 @@ static bool leaf_node(struct walk *w, const struct node *n, bool is_free)
 			return false;
 		/* the head of a value of many pages says how many: the list of free pages is worth a look */
 		if (is_free)
-			return number(w->file + first * w->page_size + 12, 4) == pages || fails(w, "a page is of no known kind");
+			return number(w->file + first * w->page_size + 12, 4) == pages ||
+			       fails(w, "a page is of no known kind");
 	}
 	return true;
 }
@@ -202,11 +209,12 @@ static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool i
 			return false;
 		if (is_free && (leaf || i > 0) && n.key_len != 8)
 			return fails(w, "the list of free pages has a wrong key");
-		if (i > (leaf ? 0 : 1) && compare(&before, &n, is_free) >= 0) /* a branch's first key is not used */
+		if (i > (leaf ? 0 : 1) &&
+		    compare(&before, &n, is_free) >= 0) /* a branch's first key is not used */
 			return fails(w, "entries are out of order");
 		before = n;
 		if (leaf ? !leaf_node(w, &n, is_free)
-		         : !walk_page(w, n.value_len | (uint64_t)n.flags << 32, depth - 1, is_free))
+			 : !walk_page(w, n.value_len | (uint64_t)n.flags << 32, depth - 1, is_free))
 			return false;
 	}
 	return true;
@@ -214,7 +222,7 @@ static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool i
 
 static bool walk_db(struct walk *w, struct db db, bool is_main, bool is_free)
 {
-	w->seen = (struct db){ .depth = db.depth, .root = db.root };
+	w->seen = (struct db){.depth = db.depth, .root = db.root};
 	w->is_main = is_main;
 	if (db.root == UINT64_MAX)
 		return (db.entries == 0 && db.depth == 0) || fails(w, "an empty tree has entries");
@@ -276,7 +284,8 @@ static bool check(struct walk *w)
 			return false;
 	fresh = metas[0].txn == 0 && metas[1].txn == 0;
 	newest = &metas[metas[1].txn > metas[0].txn];
-	if (!fresh && ((metas[0].txn & 1) != 0 || (metas[1].txn & 1) == 0 || newest->txn != metas[newest == metas].txn + 1))
+	if (!fresh && ((metas[0].txn & 1) != 0 || (metas[1].txn & 1) == 0 ||
+		       newest->txn != metas[newest == metas].txn + 1))
 		return fails(w, "the roots do not follow each other");
 	if (newest->page_size != w->page_size || metas[0].page_size != metas[1].page_size)
 		return fails(w, "the size of a page is wrong");
@@ -284,14 +293,15 @@ static bool check(struct walk *w)
 		return fails(w, "it is cut short");
 	w->last_page = newest->last_page;
 	w->used = xcalloc(1, (size_t)((w->pages > w->last_page ? w->pages : w->last_page) / 8 + 1));
-	return walk_db(w, newest->dbs[MAIN], true, false) && walk_db(w, newest->dbs[FREE_PAGES], false, true) &&
+	return walk_db(w, newest->dbs[MAIN], true, false) &&
+	       walk_db(w, newest->dbs[FREE_PAGES], false, true) &&
 	       (newest->dbs[FREE_PAGES].root == UINT64_MAX ||
-	        check_free(w, newest->dbs[FREE_PAGES].root, newest->dbs[FREE_PAGES].depth));
+		check_free(w, newest->dbs[FREE_PAGES].root, newest->dbs[FREE_PAGES].depth));
 }
 
 enum status kv_lmdb_check(const char *path, struct err *e)
 {
-	struct walk w = { .page_size = (size_t)sysconf(_SC_PAGESIZE) };
+	struct walk w = {.page_size = (size_t)sysconf(_SC_PAGESIZE)};
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat st;
 	void *map;
@@ -304,7 +314,8 @@ enum status kv_lmdb_check(const char *path, struct err *e)
 		return ST_STORAGE;
 	}
 	w.pages = (uint64_t)st.st_size / w.page_size;
-	if (w.pages < 2) { /* killed while it was made: nothing was ever in it, which the generation vouches for */
+	if (w.pages <
+	    2) { /* killed while it was made: nothing was ever in it, which the generation vouches for */
 		close(fd);
 		return ST_OK;
 	}
@@ -318,7 +329,8 @@ enum status kv_lmdb_check(const char *path, struct err *e)
 	munmap(map, (size_t)st.st_size);
 	if (!ok)
 		return err_set(e, ST_STORAGE,
-		               "%s is damaged: %s. Retire its pools at the peers and start with an empty store; check the disk",
-		               path, w.wrong);
+			       "%s is damaged: %s. Retire its pools at the peers and start with an empty "
+			       "store; check the disk",
+			       path, w.wrong);
 	return ST_OK;
 }

@@ -83,7 +83,8 @@ static struct node *find(struct kv_memory *m, enum kv_db db, struct kv_slice key
 	return n->next[0];
 }
 
-static struct node *find_exact(struct kv_memory *m, enum kv_db db, struct kv_slice key, struct node *before[LEVELS])
+static struct node *find_exact(struct kv_memory *m, enum kv_db db, struct kv_slice key,
+			       struct node *before[LEVELS])
 {
 	struct node *n = find(m, db, key, before);
 
@@ -131,9 +132,9 @@ static void remember(struct kv_memory *m, enum kv_db db, struct kv_slice key, st
 		m->olds = xrealloc(m->olds, m->old_room * sizeof *m->olds);
 	}
 	o = &m->olds[m->old_count++];
-	*o = (struct old){ .db = db, .key = { copy_bytes(key.bytes, key.len), key.len }, .existed = n != NULL };
+	*o = (struct old){.db = db, .key = {copy_bytes(key.bytes, key.len), key.len}, .existed = n != NULL};
 	if (n != NULL) {
-		o->value = (struct kv_slice){ n->value, n->value_len };
+		o->value = (struct kv_slice){n->value, n->value_len};
 		n->value = NULL;
 		n->value_len = 0;
 	}
@@ -193,12 +194,12 @@ static enum status memory_get(struct kv *kv, enum kv_db db, struct kv_slice key,
 
 	if (n == NULL)
 		return ST_NOT_FOUND;
-	*value = (struct kv_slice){ n->value, n->value_len };
+	*value = (struct kv_slice){n->value, n->value_len};
 	return ST_OK;
 }
 
 static enum status memory_reserve(struct kv *kv, enum kv_db db, struct kv_slice key, size_t len,
-                                  uint8_t **room)
+				  uint8_t **room)
 {
 	struct kv_memory *m = memory_of(kv);
 	struct node *before[LEVELS], *n = find_exact(m, db, key, before);
@@ -225,7 +226,7 @@ static enum status memory_delete(struct kv *kv, enum kv_db db, struct kv_slice k
 }
 
 static enum status memory_seek(struct kv *kv, enum kv_db db, enum kv_seek how, struct kv_slice from,
-                               struct kv_slice *key, struct kv_slice *value)
+			       struct kv_slice *key, struct kv_slice *value)
 {
 	struct kv_memory *m = memory_of(kv);
 	struct node *before[LEVELS], *n = find(m, db, from, before);
@@ -237,9 +238,9 @@ static enum status memory_seek(struct kv *kv, enum kv_db db, enum kv_seek how, s
 		n = before[0] == m->heads[db] ? NULL : before[0];
 	if (n == NULL)
 		return ST_NOT_FOUND;
-	*key = (struct kv_slice){ n->key, n->key_len };
+	*key = (struct kv_slice){n->key, n->key_len};
 	if (value != NULL)
-		*value = (struct kv_slice){ n->value, n->value_len };
+		*value = (struct kv_slice){n->value, n->value_len};
 	return ST_OK;
 }
 
@@ -269,8 +270,8 @@ static void memory_close(struct kv *kv)
 }
 
 static const struct kv_ops memory_ops = {
-	memory_begin,  memory_commit, memory_abort,  memory_get,        memory_reserve,
-	memory_delete, memory_seek,   memory_number, memory_file_bytes, memory_close,
+    memory_begin,  memory_commit, memory_abort,  memory_get,        memory_reserve,
+    memory_delete, memory_seek,   memory_number, memory_file_bytes, memory_close,
 };
 
 struct kv *kv_memory_new(void)
@@ -280,6 +281,6 @@ struct kv *kv_memory_new(void)
 	m->kv.ops = &memory_ops;
 	m->dice = UINT64_C(0x9e3779b97f4a7c15);
 	for (int db = 0; db < KV_DBS; db++)
-		m->heads[db] = node_new((struct kv_slice){ NULL, 0 }, LEVELS);
+		m->heads[db] = node_new((struct kv_slice){NULL, 0}, LEVELS);
 	return &m->kv;
 }

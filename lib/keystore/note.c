@@ -16,7 +16,8 @@ enum status ks_note_put(struct ks_txn *t, const void *key, size_t key_len, const
 	return record_put(t, KV_NOTE, slice_of(key, key_len), value, len);
 }
 
-enum status ks_note_get(struct ks_txn *t, const void *key, size_t key_len, void *room, size_t room_len, size_t *len)
+enum status ks_note_get(struct ks_txn *t, const void *key, size_t key_len, void *room, size_t room_len,
+			size_t *len)
 {
 	if (!key_is_valid(key_len))
 		return ST_BAD_REQUEST;
@@ -31,8 +32,8 @@ enum status ks_note_delete(struct ks_txn *t, const void *key, size_t key_len)
 }
 
 void ks_note_each(struct ks_txn *t, const void *prefix, size_t prefix_len,
-                  bool (*each)(const void *key, size_t key_len, const void *value, size_t len, void *arg),
-                  void *arg)
+		  bool (*each)(const void *key, size_t key_len, const void *value, size_t len, void *arg),
+		  void *arg)
 {
 	struct kv_slice key, sealed;
 	uint8_t at[KS_NOTE_KEY_MAX], *room = xcalloc(1, KS_NOTE_MAX);

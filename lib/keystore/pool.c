@@ -40,9 +40,9 @@ static const uint8_t *get_name(const uint8_t *p, const uint8_t *end, char name[N
 
 static void counters(struct pool_state *s, uint64_t *list[COUNTERS])
 {
-	uint64_t *all[COUNTERS] = { &s->pub.head,     &s->pub.ready,  &s->pub.tail, &s->pub.stock,
-		                    &s->pub.unready,  &s->pub.assigned, &s->pub.voided, &s->swept,
-		                    &s->rows,         &s->voids,      &s->uncut };
+	uint64_t *all[COUNTERS] = {&s->pub.head,    &s->pub.ready,    &s->pub.tail,   &s->pub.stock,
+				   &s->pub.unready, &s->pub.assigned, &s->pub.voided, &s->swept,
+				   &s->rows,        &s->voids,        &s->uncut};
 
 	memcpy(list, all, sizeof all);
 }
@@ -102,7 +102,7 @@ void pools_free(struct ks *ks)
 {
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next)
+	HASH_ITER (by_id, ks->pools.by_id, p, next)
 		pool_remove(ks, p);
 }
 
@@ -110,7 +110,7 @@ enum status pools_load(struct ks *ks, struct err *e)
 {
 	struct kv_slice key, sealed;
 	uint8_t record[POOL_RECORD_MAX];
-	struct id id = { { 0 } };
+	struct id id = {{0}};
 	enum kv_seek how = KV_AT_OR_AFTER;
 
 	for (;; how = KV_AFTER) {
@@ -122,17 +122,20 @@ enum status pools_load(struct ks *ks, struct err *e)
 		if (s != ST_OK || key.len != sizeof id || sealed.len < SEAL_OVERHEAD ||
 		    sealed.len - SEAL_OVERHEAD > sizeof record ||
 		    !seal_open(ks->seal, KV_POOL, key, sealed, record))
-			return err_set(e, ST_STORAGE,
-			               "%s: the record of a pool is damaged: retire the pools at the peers and start "
-			               "with an empty store",
-			               ks->directory);
+			return err_set(
+			    e, ST_STORAGE,
+			    "%s: the record of a pool is damaged: retire the pools at the peers and start "
+			    "with an empty store",
+			    ks->directory);
 		memcpy(&id, key.bytes, sizeof id);
 		p = xcalloc(1, sizeof *p);
 		p->now.pub.desc.id = id;
 		if (!pool_decode(p, record, sealed.len - SEAL_OVERHEAD)) {
 			free(p);
-			return err_set(e, ST_STORAGE, "%s: the record of a pool cannot be read: run the version "
-			               "of the program that wrote it", ks->directory);
+			return err_set(e, ST_STORAGE,
+				       "%s: the record of a pool cannot be read: run the version "
+				       "of the program that wrote it",
+				       ks->directory);
 		}
 		p->committed = p->now;
 		pool_add(ks, p);
@@ -145,7 +148,7 @@ enum status pools_flush(struct ks_txn *t)
 	uint8_t record[POOL_RECORD_MAX], *room;
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next) {
+	HASH_ITER (by_id, ks->pools.by_id, p, next) {
 		struct kv_slice id = slice_of(&p->now.pub.desc.id, sizeof(struct id));
 		size_t len;
 
@@ -164,7 +167,7 @@ void pools_committed(struct ks *ks)
 	uint64_t key_bytes = 0;
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next) {
+	HASH_ITER (by_id, ks->pools.by_id, p, next) {
 		p->dirty = p->fresh = false;
 		key_bytes += p->now.pub.stock + p->now.pub.unready + p->now.pub.assigned;
 	}
@@ -175,7 +178,7 @@ void pools_aborted(struct ks *ks)
 {
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next) {
+	HASH_ITER (by_id, ks->pools.by_id, p, next) {
 		if (p->fresh)
 			pool_remove(ks, p);
 		else if (p->dirty) {
@@ -263,7 +266,7 @@ void ks_pool_each(struct ks_txn *t, bool (*each)(const struct ks_pool *p, void *
 {
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, t->ks->pools.by_id, p, next)
+	HASH_ITER (by_id, t->ks->pools.by_id, p, next)
 		if (!each(&p->now.pub, arg))
 			return;
 }
@@ -400,7 +403,8 @@ static enum status append_check_assigned(struct ks_txn *t, struct pool *p, uint6
 	return s == ST_NOT_FOUND ? ST_OK : s;
 }
 
-static enum status append_check(struct ks_txn *t, struct pool *p, uint64_t offset, const uint8_t *bytes, size_t len)
+static enum status append_check(struct ks_txn *t, struct pool *p, uint64_t offset, const uint8_t *bytes,
+				size_t len)
 {
 	const struct ks_pool *x = &p->now.pub;
 	uint64_t end = offset + len;
@@ -413,7 +417,8 @@ static enum status append_check(struct ks_txn *t, struct pool *p, uint64_t offse
 	if (s == ST_OK && end > x->ready)
 		s = void_check(t, p, offset > x->ready ? offset : x->ready, end);
 	if (s == ST_OK && offset < x->tail)
-		s = stream_compare(t, p, offset, bytes, end < x->tail ? len : (size_t)(x->tail - offset), x->ready);
+		s = stream_compare(t, p, offset, bytes, end < x->tail ? len : (size_t)(x->tail - offset),
+				   x->ready);
 	return s;
 }
 
@@ -425,7 +430,8 @@ static bool has_room(const struct ks *ks, size_t len)
 	return ks->options.backend == KS_MEMORY || atomic_load(&ks->key_bytes) + len <= max - max / 8;
 }
 
-enum status ks_append(struct ks_txn *t, const struct id *pool, uint64_t offset, const uint8_t *bytes, size_t len)
+enum status ks_append(struct ks_txn *t, const struct id *pool, uint64_t offset, const uint8_t *bytes,
+		      size_t len)
 {
 	struct pool *p;
 	enum status s = pool_find(t, pool, &p);
@@ -533,7 +539,8 @@ static uint64_t rounded_up(uint64_t v, uint64_t granule)
 }
 
 /* The next run in no row, as stream_run. */
-static enum status run_next(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t most, uint64_t *lo, uint64_t *hi)
+static enum status run_next(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t most, uint64_t *lo,
+			    uint64_t *hi)
 {
 	uint64_t gap_lo, gap_hi, limit = p->now.pub.ready;
 	enum status s;
@@ -548,7 +555,7 @@ static enum status run_next(struct ks_txn *t, struct pool *p, uint64_t from, uin
 
 /* Finds [*start, *end) for a take. ST_TOO_FEW_KEYS. */
 static enum status take_find(struct ks_txn *t, struct pool *p, uint64_t min, uint64_t max, uint64_t granule,
-                             uint64_t *start, uint64_t *end)
+			     uint64_t *start, uint64_t *end)
 {
 	uint64_t pos = p->now.pub.head, lo, hi;
 	enum status s;
@@ -569,7 +576,8 @@ static enum status take_find(struct ks_txn *t, struct pool *p, uint64_t min, uin
 	return s == ST_NOT_FOUND ? ST_TOO_FEW_KEYS : s;
 }
 
-static enum status take_range(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, struct secret *out)
+static enum status take_range(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len,
+			      struct secret *out)
 {
 	enum status s = ST_OK;
 
@@ -588,7 +596,7 @@ static enum status take_range(struct ks_txn *t, struct pool *p, uint64_t offset,
 }
 
 enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max, size_t granule,
-                    uint64_t *offset, struct secret *out)
+		    uint64_t *offset, struct secret *out)
 {
 	uint64_t start, end;
 	struct pool *p;
@@ -669,7 +677,8 @@ enum status pool_advance_head(struct ks_txn *t, struct pool *p, uint64_t offset,
 	return ST_OK;
 }
 
-enum status ks_take_at(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len, struct secret *out)
+enum status ks_take_at(struct ks_txn *t, const struct id *pool, uint64_t offset, size_t len,
+		       struct secret *out)
 {
 	struct pool *p;
 	enum status s = pool_find(t, pool, &p);

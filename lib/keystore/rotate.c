@@ -19,7 +19,8 @@ static enum status keyring_save(struct ks *ks)
 {
 	struct err e;
 
-	if (ks->keyring_path == NULL || keyring_write(&ks->keyring, ks->keyring_path, &ks->master, &e) == ST_OK)
+	if (ks->keyring_path == NULL ||
+	    keyring_write(&ks->keyring, ks->keyring_path, &ks->master, &e) == ST_OK)
 		return ST_OK;
 	log_error("key store: %s", e.text);
 	return ST_STORAGE;
@@ -55,7 +56,8 @@ static enum status add_key(struct ks *ks)
 	keyring_add(&ks->keyring);
 	last = ks->keyring.count - 1;
 	if (keyring_save(ks) != ST_OK) {
-		/* the file has the old keys or all of them: the new one is not in use and may be drawn anew */
+		/* the file has the old keys or all of them: the new one is not in use and may be drawn anew
+		 */
 		secret_free(&ks->keyring.keys[last]);
 		ks->keyring.count--;
 		return ST_STORAGE;
@@ -72,7 +74,7 @@ static enum status reseal(struct ks_txn *t, enum kv_db db, struct kv_slice key, 
 	struct ks *ks = t->ks;
 	size_t len = sealed.len - SEAL_OVERHEAD;
 	uint16_t hint = seal_hint(sealed);
-	struct secret plain = { NULL, 0 };
+	struct secret plain = {NULL, 0};
 	uint8_t *room, *note = NULL;
 	enum status s = ST_OK;
 
@@ -100,9 +102,10 @@ static enum status seal_some(struct ks_txn *t)
 
 	for (unsigned n = 0; n < VALUES_A_STEP && r->at.db < KV_DBS;) {
 		struct kv_slice from = slice_of(r->at.key, r->at.len), key, sealed;
-		enum status s = r->at.db == KV_EXPIRY ? ST_NOT_FOUND
-		                                      : kv_seek(t->ks->kv, r->at.db, r->at.len > 0 ? KV_AFTER : KV_AT_OR_AFTER,
-		                                                from, &key, &sealed);
+		enum status s = r->at.db == KV_EXPIRY
+				    ? ST_NOT_FOUND
+				    : kv_seek(t->ks->kv, r->at.db, r->at.len > 0 ? KV_AFTER : KV_AT_OR_AFTER,
+					      from, &key, &sealed);
 
 		if (s == ST_NOT_FOUND) {
 			r->at.db++;
@@ -190,7 +193,7 @@ struct job *rotation_committed(struct ks *ks)
 
 enum status master_change(struct ks *ks, const char *path)
 {
-	struct secret fresh = { NULL, 0 }, old = { NULL, 0 };
+	struct secret fresh = {NULL, 0}, old = {NULL, 0};
 	char *old_path = ks->master_path;
 	struct err e;
 	enum status s;
@@ -199,7 +202,8 @@ enum status master_change(struct ks *ks, const char *path)
 		return ST_OK;
 	s = file_read_secret(path, SEAL_KEY_LEN, &fresh, &e);
 	if (s == ST_OK && fresh.len != SEAL_KEY_LEN)
-		s = err_set(&e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes", path, SEAL_KEY_LEN);
+		s = err_set(&e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes", path,
+			    SEAL_KEY_LEN);
 	if (s != ST_OK) {
 		log_error("key store: changing the master key: %s", e.text);
 		secret_free(&fresh);

@@ -11,7 +11,8 @@
 
 enum { ROW_MAX = 4 + 4 + 8 + 4 + 4 + 4 + 2 * (1 + NAME_MAX_LEN) + 2 * ROW_KEYS_MAX / 8 };
 
-/* ---- their form ------------------------------------------------------------------------------------------ */
+/* ---- their form ------------------------------------------------------------------------------------------
+ */
 
 static uint8_t *put_name(uint8_t *p, const char *name)
 {
@@ -84,7 +85,7 @@ static void read_bits(struct reader *in, uint64_t *bits, uint32_t count)
 
 static bool row_decode(struct row *r, uint64_t offset, const uint8_t *bytes, size_t len)
 {
-	struct reader in = { bytes, bytes + len, true };
+	struct reader in = {bytes, bytes + len, true};
 
 	memset(r, 0, sizeof *r);
 	r->offset = offset;
@@ -115,7 +116,9 @@ static enum status row_read(struct ks_txn *t, struct kv_slice place, struct kv_s
 
 	if (s != ST_OK)
 		return s == ST_BAD_REQUEST ? damage(t, "an assignment") : s;
-	return row_decode(r, get_be(place.bytes + POOL_NUMBER_LEN, 8), record, len) ? ST_OK : damage(t, "an assignment");
+	return row_decode(r, get_be(place.bytes + POOL_NUMBER_LEN, 8), record, len)
+		   ? ST_OK
+		   : damage(t, "an assignment");
 }
 
 /* ---- the open ones ---------------------------------------------------------------------------------- */
@@ -125,7 +128,8 @@ static struct row_slot *slot_at(struct ks *ks, uint32_t pool, uint64_t offset)
 	struct row_cache *cache = ks->rows;
 
 	for (int i = 0; i < cache->count; i++)
-		if (cache->places[i].from == offset && cache->places[i].pool == pool && cache->places[i].use > 0)
+		if (cache->places[i].from == offset && cache->places[i].pool == pool &&
+		    cache->places[i].use > 0)
 			return &cache->slots[i];
 	return NULL;
 }
@@ -157,7 +161,7 @@ static void slot_used(struct ks *ks, struct row_slot *slot)
 static void slot_set(struct ks *ks, struct row_slot *slot, uint32_t pool, const struct row *r)
 {
 	slot->row = *r;
-	*place_of(ks, slot) = (struct row_place){ r->offset, row_end(r), ++ks->rows->clock, pool };
+	*place_of(ks, slot) = (struct row_place){r->offset, row_end(r), ++ks->rows->clock, pool};
 }
 
 /* Into the database, without a note for undoing: it is what earlier works made of it, or is undone by row. */
@@ -274,7 +278,8 @@ enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r)
 }
 
 /* The row that the database has under key, and that may be open already. */
-static enum status row_get(struct ks_txn *t, struct pool *p, struct kv_slice key, struct kv_slice value, struct row *r)
+static enum status row_get(struct ks_txn *t, struct pool *p, struct kv_slice key, struct kv_slice value,
+			   struct row *r)
 {
 	uint64_t offset = get_be(key.bytes + POOL_NUMBER_LEN, 8);
 	struct row_slot *slot = slot_at(t->ks, p->number, offset);
@@ -325,7 +330,8 @@ enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, stru
 	return ST_NOT_FOUND;
 }
 
-enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo, uint64_t *hi)
+enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo,
+		     uint64_t *hi)
 {
 	struct row r;
 
@@ -366,7 +372,8 @@ static enum status expiry_put(struct ks_txn *t, struct pool *p, const struct row
 	if (expiry_step(r->expires) == 0)
 		return ST_OK;
 	expiry_place(place, p, r);
-	if (undo_value(t, KV_EXPIRY, key) != ST_OK || kv_reserve(t->ks->kv, KV_EXPIRY, key, 0, &room) != ST_OK)
+	if (undo_value(t, KV_EXPIRY, key) != ST_OK ||
+	    kv_reserve(t->ks->kv, KV_EXPIRY, key, 0, &room) != ST_OK)
 		return broken(t);
 	return ST_OK;
 }

@@ -4,7 +4,13 @@
 
 #include "internal.h"
 
-enum { ROW_KEYS_MAX = 2048, ROW_WORDS = ROW_KEYS_MAX / 64, ROWS_HOT = 64, EXPIRY_SHIFT = 30, EXPIRY_LEN = 8 + PLACE_LEN };
+enum {
+	ROW_KEYS_MAX = 2048,
+	ROW_WORDS = ROW_KEYS_MAX / 64,
+	ROWS_HOT = 64,
+	EXPIRY_SHIFT = 30,
+	EXPIRY_LEN = 8 + PLACE_LEN
+};
 
 struct row {
 	uint64_t offset, expires;
@@ -35,7 +41,10 @@ struct row_cache {
 	uint64_t clock;
 };
 
-static inline uint64_t row_end(const struct row *r) { return r->offset + (uint64_t)r->key_len * r->count; }
+static inline uint64_t row_end(const struct row *r)
+{
+	return r->offset + (uint64_t)r->key_len * r->count;
+}
 
 /* The time of expiry in the steps that KV_EXPIRY counts in, upwards; 0: never. */
 uint64_t expiry_step(uint64_t expires);
@@ -43,8 +52,10 @@ uint64_t expiry_step(uint64_t expires);
 /* The row that pos lies in, or the first one behind it; ST_NOT_FOUND. */
 MUST_CHECK enum status row_at_or_after(struct ks_txn *t, struct pool *p, uint64_t pos, struct row *r);
 MUST_CHECK enum status row_create(struct ks_txn *t, struct pool *p, const struct row *r);
-MUST_CHECK enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r); /* what is there already */
-MUST_CHECK enum status row_drop(struct ks_txn *t, struct pool *p, const struct row *r); /* and its place in KV_EXPIRY */
+MUST_CHECK enum status row_put(struct ks_txn *t, struct pool *p,
+			       const struct row *r); /* what is there already */
+MUST_CHECK enum status row_drop(struct ks_txn *t, struct pool *p,
+				const struct row *r); /* and its place in KV_EXPIRY */
 
 bool row_has_gone(const struct row *r, uint64_t lo, uint64_t hi); /* among the keys that [lo, hi) meets */
 

@@ -69,7 +69,7 @@ void seal_add_key(struct seal *s, uint32_t number, const uint8_t *key)
 {
 	if (s->count == KEYS_MAX)
 		log_fatal("key store: too many data keys at once");
-	s->keys[s->count++] = (struct data_key){ number, context(key, 1), context(key, 0) };
+	s->keys[s->count++] = (struct data_key){number, context(key, 1), context(key, 0)};
 }
 
 void seal_forget_key(struct seal *s, uint32_t number)
@@ -101,7 +101,8 @@ uint16_t seal_hint(struct kv_slice sealed)
 }
 
 /* What is authenticated beside the value: its head without the nonce, and its place. */
-static int authenticated(uint8_t aad[PLACE_MAX + 8], const uint8_t *head, enum kv_db db, struct kv_slice place)
+static int authenticated(uint8_t aad[PLACE_MAX + 8], const uint8_t *head, enum kv_db db,
+			 struct kv_slice place)
 {
 	if (place.len > PLACE_MAX)
 		log_fatal("key store: a key of the database is too long");
@@ -120,7 +121,7 @@ static void next_nonce(struct seal *s, uint8_t *nonce)
 }
 
 void seal_close(struct seal *s, enum kv_db db, struct kv_slice place, uint16_t hint, const uint8_t *plain,
-                size_t len, uint8_t *out)
+		size_t len, uint8_t *out)
 {
 	struct data_key *k = &s->keys[s->count - 1];
 	uint8_t aad[PLACE_MAX + 8], *text = out + HEAD_LEN;
@@ -168,7 +169,8 @@ bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_s
 	return false;
 }
 
-void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *plain, size_t len, uint8_t *out)
+void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *plain, size_t len,
+	       uint8_t *out)
 {
 	EVP_CIPHER_CTX *c = context(key, 1);
 	int n;
@@ -183,7 +185,7 @@ void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_
 }
 
 bool seal_unwrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *wrapped, size_t len,
-                 uint8_t *out)
+		 uint8_t *out)
 {
 	EVP_CIPHER_CTX *c = context(key, 0);
 	uint8_t tag[TAG_LEN];

@@ -25,12 +25,12 @@ uint32_t seal_current(const struct seal *s);
 
 /* Seals len bytes into out, which has room for len + SEAL_OVERHEAD. */
 void seal_close(struct seal *s, enum kv_db db, struct kv_slice place, uint16_t hint, const uint8_t *plain,
-                size_t len, uint8_t *out);
+		size_t len, uint8_t *out);
 
 /* Opens into out, which has room for sealed.len - SEAL_OVERHEAD bytes. false, and out wiped, where the value
  * is not what was sealed at this place under a key that is known. */
 MUST_CHECK bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed,
-                          uint8_t *out);
+			  uint8_t *out);
 
 /* Of a value that may be damaged; 0 where it is too short. */
 uint32_t seal_key_number(struct kv_slice sealed);
@@ -38,8 +38,9 @@ uint16_t seal_hint(struct kv_slice sealed);
 
 /* One-shot AES-256-GCM for keys that wrap keys: out is nonce (12) | ciphertext | tag (16). */
 enum { WRAP_OVERHEAD = 28 };
-void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *plain, size_t len, uint8_t *out);
+void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *plain, size_t len,
+	       uint8_t *out);
 MUST_CHECK bool seal_unwrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *wrapped,
-                            size_t len, uint8_t *out);
+			    size_t len, uint8_t *out);
 
 #endif

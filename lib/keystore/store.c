@@ -24,14 +24,15 @@
  * DURABILITY. A report of ST_OK comes after the commit, which is fdatasync of the pages and then a
  * synchronous write of LMDB's root. A commit that fails (no room, a broken disk) changes nothing: memory
  * goes back to the last committed state, everything in the batch is told ST_STORAGE, and the next batch
- * tries again. After an error of the disk itself LMDB's handle is opened anew, since what the root says
- * is then known from the file alone.
+ * tries again. If it was the writing of the root that failed, it may yet have reached the disk: so after
+ * every commit that failed LMDB's handle is opened anew and the pools are read again. What was told to
+ * have failed may then have happened, which is the safe side: taken, not taken twice.
  *
  * CRASHES. A kill at any moment leaves the last committed state, or the one before it if the root was not
  * written: LMDB copies on write and never touches what the last root refers to. Nothing in memory is
  * needed to go on: cursors, bits, what is still to be cut out, and a rotation under way are all in
  * what was committed or in the file of data keys. There is no recovery to run, and opening reads the
- * pools' records only.
+ * pools' records and the pages of the tree (kv_lmdb_check.c), not the keys.
  *
  * WHAT STAYS. What was taken is left out of its chunk when the batch commits; what was delivered, when
  * the sweep comes by (sweep.c). The ciphertext before that stays in free pages of the file until the
@@ -151,7 +152,7 @@ static bool sweep_is_wanted(const struct ks *ks)
 {
 	struct pool *p, *next;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next)
+	HASH_ITER (by_id, ks->pools.by_id, p, next)
 		if (pool_needs_sweep(p))
 			return true;
 	return false;
@@ -199,8 +200,8 @@ static struct job *run_jobs(struct ks_txn *t, struct job *jobs, struct job **fin
 			continue;
 		}
 		j->status = j->kind == JOB_MASTER ? master_change(t->ks, j->path)
-		            : t->broken           ? ST_STORAGE
-		                                  : run_step(t, j->work, j->arg);
+			    : t->broken           ? ST_STORAGE
+						  : run_step(t, j->work, j->arg);
 		if (j->status != ST_OK)
 			atomic_fetch_add(&t->ks->works_failed, 1);
 		*last = j;
@@ -239,12 +240,15 @@ static bool commit(struct ks_txn *t, bool *advanced)
 	}
 	if (ks->keyring_path != NULL && env_mono(ks->env) - ks->generation_at >= GENERATION_NS)
 		*advanced = run_simple(t, work_generation, NULL) == ST_OK;
-	if (t->broken || commit_number_put(t) != ST_OK || chunks_flush(t) != ST_OK || rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
+	if (t->broken || commit_number_put(t) != ST_OK || chunks_flush(t) != ST_OK ||
+	    rows_flush(t) != ST_OK || pools_flush(t) != ST_OK) {
 		kv_abort(ks->kv);
 		return false;
 	}
-	if (kv_commit(ks->kv) != ST_OK)
+	if (kv_commit(ks->kv) != ST_OK) {
+		ks->reload = true;
 		return false;
+	}
 	atomic_fetch_add(&ks->commits, 1);
 	pools_committed(ks);
 	return true;
@@ -258,13 +262,32 @@ static void advance_generation_file(struct ks *ks)
 		log_warning("key store: %s: an older copy of the store may go unnoticed", e.text);
 }
 
+/* Begins a transaction, with the pools as the database has them. */
+static bool begin(struct ks *ks)
+{
+	struct err e;
+
+	if (kv_begin(ks->kv) != ST_OK)
+		return false;
+	if (!ks->reload)
+		return true;
+	pools_free(ks);
+	if (pools_load(ks, &e) == ST_OK) {
+		ks->reload = false;
+		return true;
+	}
+	log_error("key store: %s", e.text);
+	kv_abort(ks->kv);
+	return false;
+}
+
 /* One transaction: jobs (some of them; the rest is returned) and, where it is due, what can wait. */
 static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
 {
-	struct ks_txn t = { .ks = ks };
+	struct ks_txn t = {.ks = ks};
 	struct job *finished = NULL, *rest = NULL, *told = NULL;
 	uint64_t generation = ks->generation;
-	bool begun = kv_begin(ks->kv) == ST_OK, advanced = false;
+	bool begun = begin(ks), advanced = false;
 
 	t.broken = !begun;
 	rest = run_jobs(&t, jobs, &finished);
@@ -338,8 +361,9 @@ static void *writer_main(void *arg)
 
 static void run_inline(struct ks *ks, struct job *job)
 {
-	bool background = ks->rotation.phase != ROTATION_NONE ||
-	                  (atomic_load(&ks->works) % INLINE_SWEEP_EVERY == INLINE_SWEEP_EVERY - 1 && sweep_is_wanted(ks));
+	bool background =
+	    ks->rotation.phase != ROTATION_NONE ||
+	    (atomic_load(&ks->works) % INLINE_SWEEP_EVERY == INLINE_SWEEP_EVERY - 1 && sweep_is_wanted(ks));
 
 	while (job != NULL)
 		job = run_batch(ks, job, background);
@@ -370,7 +394,7 @@ void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	*job = (struct job){ .work = work, .done = done, .arg = arg };
+	*job = (struct job){.work = work, .done = done, .arg = arg};
 	submit(ks, job);
 }
 
@@ -378,7 +402,7 @@ void ks_rotate_master_key(struct ks *ks, const char *path, ks_done done, void *a
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	*job = (struct job){ .kind = JOB_MASTER, .path = xstrdup(path), .done = done, .arg = arg };
+	*job = (struct job){.kind = JOB_MASTER, .path = xstrdup(path), .done = done, .arg = arg};
 	submit(ks, job);
 }
 
@@ -386,28 +410,31 @@ void ks_rotate_data_key(struct ks *ks, ks_done done, void *arg)
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	*job = (struct job){ .kind = JOB_ROTATE, .done = done, .arg = arg };
+	*job = (struct job){.kind = JOB_ROTATE, .done = done, .arg = arg};
 	submit(ks, job);
 }
 
 void ks_stats(struct ks *ks, struct ks_stats *s)
 {
-	*s = (struct ks_stats){ .key_bytes = atomic_load(&ks->key_bytes),
-		                .file_bytes = kv_file_bytes(ks->kv),
-		                .commits = atomic_load(&ks->commits),
-		                .works = atomic_load(&ks->works),
-		                .works_failed = atomic_load(&ks->works_failed) };
+	*s = (struct ks_stats){.key_bytes = atomic_load(&ks->key_bytes),
+			       .file_bytes = kv_file_bytes(ks->kv),
+			       .commits = atomic_load(&ks->commits),
+			       .works = atomic_load(&ks->works),
+			       .works_failed = atomic_load(&ks->works_failed)};
 }
 
-/* ---- opening and closing -------------------------------------------------------------------------------- */
+/* ---- opening and closing --------------------------------------------------------------------------------
+ */
 
 enum status ks_master_key_make(const char *path, struct err *e)
 {
-	struct secret key = { NULL, 0 };
+	struct secret key = {NULL, 0};
 	enum status s;
 
 	if (access(path, F_OK) == 0)
-		return err_set(e, ST_CONFLICT, "%s exists: a master key is not overwritten, for the store would be lost", path);
+		return err_set(e, ST_CONFLICT,
+			       "%s exists: a master key is not overwritten, for the store would be lost",
+			       path);
 	secret_alloc(&key, SEAL_KEY_LEN);
 	secret_random(key.bytes, key.len);
 	s = file_write(path, key.bytes, key.len, 0600, e);
@@ -420,7 +447,8 @@ static enum status open_directory(const char *path, struct err *e)
 	struct stat st;
 
 	if (mkdir(path, 0700) != 0 && errno != EEXIST)
-		return err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", path, strerror(errno));
+		return err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", path,
+			       strerror(errno));
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
 		return err_set(e, ST_CONFIGURATION, "%s: not a directory", path);
 	return file_check_private(path, e);
@@ -432,7 +460,8 @@ static enum status lock_directory(struct ks *ks, struct err *e)
 	if (ks->lock_fd < 0)
 		return err_set(e, ST_CONFIGURATION, "%s: %s", ks->directory, strerror(errno));
 	if (flock(ks->lock_fd, LOCK_EX | LOCK_NB) != 0)
-		return err_set(e, ST_STORAGE, "%s: in use by another process: a key store has one owner", ks->directory);
+		return err_set(e, ST_STORAGE, "%s: in use by another process: a key store has one owner",
+			       ks->directory);
 	return ST_OK;
 }
 
@@ -441,7 +470,8 @@ static enum status open_master(struct ks *ks, struct err *e)
 	enum status s = file_read_secret(ks->master_path, SEAL_KEY_LEN, &ks->master, e);
 
 	if (s == ST_OK && ks->master.len != SEAL_KEY_LEN)
-		return err_set(e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes", ks->master_path, SEAL_KEY_LEN);
+		return err_set(e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes",
+			       ks->master_path, SEAL_KEY_LEN);
 	return s;
 }
 
@@ -457,9 +487,10 @@ static enum status open_keyring(struct ks *ks, bool *fresh, struct err *e)
 		return keyring_read(&ks->keyring, ks->keyring_path, &ks->master, e);
 	if (has_data)
 		return err_set(e, ST_STORAGE,
-		               "%s: missing: without it the keys at rest cannot be read: put it back, or retire the pools at "
-		               "the peers and start with an empty store",
-		               ks->keyring_path);
+			       "%s: missing: without it the keys at rest cannot be read: put it back, or "
+			       "retire the pools at "
+			       "the peers and start with an empty store",
+			       ks->keyring_path);
 	keyring_new(&ks->keyring);
 	return keyring_write(&ks->keyring, ks->keyring_path, &ks->master, e);
 }
@@ -557,7 +588,7 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 	ks->lock_fd = -1;
 	ks->last = &ks->first;
 	ks->seal = seal_new();
-	ks->damage_limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 10 };
+	ks->damage_limit = (struct log_limit){.interval_ns = NS_PER_S, .burst = 10};
 	pthread_mutex_init(&ks->lock, NULL);
 	init_condition(&ks->wake);
 	s = o->backend == KS_MEMORY ? open_memory(ks) : open_lmdb(ks, e);
@@ -566,7 +597,8 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 	if (s == ST_OK && !o->inline_writer) {
 		ks->threaded = pthread_create(&ks->writer, NULL, writer_main, ks) == 0;
 		if (!ks->threaded)
-			s = err_set(e, ST_INTERNAL, "starting the key store's writer: no thread could be had");
+			s = err_set(e, ST_INTERNAL,
+				    "starting the key store's writer: no thread could be had");
 	}
 	if (s != ST_OK) {
 		ks_free(ks);
@@ -579,7 +611,7 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 /* The last generation: a copy taken before the end is an older one from now on. */
 static void close_generation(struct ks *ks)
 {
-	struct ks_txn t = { .ks = ks };
+	struct ks_txn t = {.ks = ks};
 
 	if (ks->keyring_path == NULL || kv_begin(ks->kv) != ST_OK)
 		return;
@@ -609,7 +641,7 @@ void ks_close(struct ks *ks)
 		pthread_join(ks->writer, NULL);
 	}
 	close_generation(ks);
-	DL_FOREACH(ks->reports, r)
+	DL_FOREACH (ks->reports, r)
 		r->ks = NULL;
 	jobs_free(ks->rotation.jobs);
 	jobs_free(ks->rotation.waiting);

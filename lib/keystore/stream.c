@@ -12,7 +12,7 @@ struct part {
 
 static struct part part_at(uint64_t lo, uint64_t hi)
 {
-	struct part x = { .index = lo / CHUNK_BYTES, .from = (unsigned)(lo % CHUNK_BYTES), .at = lo };
+	struct part x = {.index = lo / CHUNK_BYTES, .from = (unsigned)(lo % CHUNK_BYTES), .at = lo};
 	uint64_t left = hi - lo;
 
 	x.to = left < CHUNK_BYTES - x.from ? x.from + (unsigned)left : CHUNK_BYTES;
@@ -89,7 +89,7 @@ static bool seen_first(struct ks *ks, const struct pool *p, uint64_t index)
 }
 
 enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, uint8_t *to,
-                        enum chunk_use use)
+			enum chunk_use use)
 {
 	uint64_t hi = offset + len;
 
@@ -157,7 +157,7 @@ static enum status run_end(struct ks_txn *t, struct pool *p, uint64_t lo, uint64
 }
 
 enum status stream_run(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t limit, uint64_t most,
-                       uint64_t *lo, uint64_t *hi)
+		       uint64_t *lo, uint64_t *hi)
 {
 	struct part x;
 	struct chunk *c;
@@ -178,12 +178,14 @@ enum status stream_run(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t
 	return s;
 }
 
-static enum status put_part(struct ks_txn *t, struct pool *p, struct part x, const uint8_t *bytes, uint64_t *fresh)
+static enum status put_part(struct ks_txn *t, struct pool *p, struct part x, const uint8_t *bytes,
+			    uint64_t *fresh)
 {
 	struct chunk *c = chunk_cached(t->ks, p->number, x.index);
 	enum status s;
 
-	if (x.to - x.from == CHUNK_BYTES && x.at >= p->now.pub.tail && (c == NULL || (!c->dirty && !c->stored))) {
+	if (x.to - x.from == CHUNK_BYTES && x.at >= p->now.pub.tail &&
+	    (c == NULL || (!c->dirty && !c->stored))) {
 		*fresh += CHUNK_BYTES;
 		return chunk_store_whole(t, p, x.index, bytes);
 	}
@@ -198,7 +200,7 @@ static enum status put_part(struct ks_txn *t, struct pool *p, struct part x, con
 }
 
 enum status stream_put(struct ks_txn *t, struct pool *p, uint64_t offset, const uint8_t *bytes, size_t len,
-                       uint64_t *fresh)
+		       uint64_t *fresh)
 {
 	uint64_t hi = offset + len;
 
@@ -216,7 +218,7 @@ enum status stream_put(struct ks_txn *t, struct pool *p, uint64_t offset, const 
 }
 
 static enum status compare_part(struct ks_txn *t, struct pool *p, struct part x, const uint8_t *bytes,
-                                uint64_t gone_below)
+				uint64_t gone_below)
 {
 	struct chunk *c;
 	enum status s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
@@ -236,8 +238,8 @@ static enum status compare_part(struct ks_txn *t, struct pool *p, struct part x,
 	return ST_OK;
 }
 
-enum status stream_compare(struct ks_txn *t, struct pool *p, uint64_t offset, const uint8_t *bytes, size_t len,
-                           uint64_t gone_below)
+enum status stream_compare(struct ks_txn *t, struct pool *p, uint64_t offset, const uint8_t *bytes,
+			   size_t len, uint64_t gone_below)
 {
 	uint64_t hi = offset + len;
 

@@ -136,8 +136,9 @@ static struct pool *pool_at(struct ks *ks)
 {
 	struct pool *p, *next, *best = NULL;
 
-	HASH_ITER(by_id, ks->pools.by_id, p, next)
-		if (p->number >= ks->sweep.pool && pool_needs_sweep(p) && (best == NULL || p->number < best->number))
+	HASH_ITER (by_id, ks->pools.by_id, p, next)
+		if (p->number >= ks->sweep.pool && pool_needs_sweep(p) &&
+		    (best == NULL || p->number < best->number))
 			best = p;
 	if (best != NULL && best->number != ks->sweep.pool) {
 		ks->sweep.pool = best->number;

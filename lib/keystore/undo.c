@@ -23,7 +23,8 @@ struct undo_entry {
 	bool existed;
 	size_t key_len, len;
 	uint8_t key[KEY_MAX];
-	size_t was; /* where in the heap: struct pool_state, words of presence, struct row, or the sealed value */
+	size_t was; /* where in the heap: struct pool_state, words of presence, struct row, or the sealed
+		       value */
 };
 
 /* The heap is one piece of memory that is used anew by each work: nothing in it is a key in the clear. */
@@ -122,7 +123,7 @@ void undo_row(struct ks_txn *t, uint32_t pool, const struct row *r)
 enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
 {
 	struct undo_entry *e;
-	struct kv_slice old = { NULL, 0 };
+	struct kv_slice old = {NULL, 0};
 	enum status s;
 
 	if (!t->undoing)
@@ -131,7 +132,11 @@ enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
 	if (s != ST_OK && s != ST_NOT_FOUND)
 		return s;
 	/* an empty value is a value: let it have an address */
-	e = add(t, UNDO_VALUE, s == ST_NOT_FOUND ? NULL : old.len > 0 ? old.bytes : (const uint8_t *)"", old.len);
+	e = add(t, UNDO_VALUE,
+		s == ST_NOT_FOUND ? NULL
+		: old.len > 0     ? old.bytes
+				  : (const uint8_t *)"",
+		old.len);
 	e->db = db;
 	e->key_len = place.len;
 	memcpy(e->key, place.bytes, place.len);
@@ -141,7 +146,8 @@ enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
 static struct undo_entry *entry_of(struct undo *u, const struct chunk *c)
 {
 	for (size_t i = u->count; i-- > 0;)
-		if (u->entries[i].kind == UNDO_CHUNK && memcmp(&u->entries[i].chunk, &c->key, sizeof c->key) == 0)
+		if (u->entries[i].kind == UNDO_CHUNK &&
+		    memcmp(&u->entries[i].chunk, &c->key, sizeof c->key) == 0)
 			return &u->entries[i];
 	return NULL;
 }
@@ -150,7 +156,7 @@ static struct undo_entry *entry_of(struct undo *u, const struct chunk *c)
 void undo_chunk_leaves(struct ks_txn *t, struct chunk *c)
 {
 	struct undo_entry *e = t->undoing && c->stamp == t->stamp ? entry_of(t->ks->undo, c) : NULL;
-	struct secret plain = { NULL, 0 };
+	struct secret plain = {NULL, 0};
 	uint64_t now[CHUNK_WORDS];
 	unsigned present;
 	size_t len;
@@ -170,8 +176,8 @@ void undo_chunk_leaves(struct ks_txn *t, struct chunk *c)
 		len = chunk_encode(c, plain.bytes);
 		e->len = len + SEAL_OVERHEAD;
 		e->was = heap_take(t->ks->undo, e->len);
-		seal_close(t->ks->seal, KV_CHUNK, slice_of(e->key, e->key_len), (uint16_t)present, plain.bytes, len,
-		           was(t->ks->undo, e));
+		seal_close(t->ks->seal, KV_CHUNK, slice_of(e->key, e->key_len), (uint16_t)present,
+			   plain.bytes, len, was(t->ks->undo, e));
 		secret_free(&plain);
 	}
 	memcpy(c->present, now, sizeof now);
@@ -184,13 +190,14 @@ static enum status restore_value(struct ks_txn *t, const struct undo_entry *e)
 
 	if (e->db == KV_CHUNK) {
 		struct chunk *c = chunk_cached(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN),
-		                               get_be(e->key + POOL_NUMBER_LEN, 8));
+					       get_be(e->key + POOL_NUMBER_LEN, 8));
 
 		if (c != NULL)
 			chunk_drop(ks, c);
 	}
 	if (e->db == KV_ROW)
-		row_forget(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN), get_be(e->key + POOL_NUMBER_LEN, 8));
+		row_forget(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN),
+			   get_be(e->key + POOL_NUMBER_LEN, 8));
 	if (!e->existed)
 		return kv_delete(ks->kv, e->db, slice_of(e->key, e->key_len));
 	if (kv_reserve(ks->kv, e->db, slice_of(e->key, e->key_len), e->len, &room) != ST_OK)

@@ -9,9 +9,10 @@ enum status damage(struct ks_txn *t, const char *what)
 
 	t->poisoned = true;
 	if (log_limit_pass(&t->ks->damage_limit, env_mono(t->ks->env), &held_back))
-		log_error("key store: %s in %s is damaged and is refused: retire the pool at both ends, and check the "
-		          "disk (%u such messages were held back)",
-		          what, t->ks->directory ? t->ks->directory : "memory", held_back);
+		log_error("key store: %s in %s is damaged and is refused: retire the pool at both ends, and "
+			  "check the "
+			  "disk (%u such messages were held back)",
+			  what, t->ks->directory ? t->ks->directory : "memory", held_back);
 	return ST_STORAGE;
 }
 
@@ -22,7 +23,7 @@ enum status broken(struct ks_txn *t)
 }
 
 enum status record_open(struct ks_txn *t, enum kv_db db, struct kv_slice place, struct kv_slice sealed,
-                        void *room, size_t room_len, size_t *len)
+			void *room, size_t room_len, size_t *len)
 {
 	if (sealed.len < SEAL_OVERHEAD)
 		return damage(t, "a record");
@@ -33,7 +34,7 @@ enum status record_open(struct ks_txn *t, enum kv_db db, struct kv_slice place, 
 }
 
 enum status record_get(struct ks_txn *t, enum kv_db db, struct kv_slice place, void *room, size_t room_len,
-                       size_t *len)
+		       size_t *len)
 {
 	struct kv_slice sealed;
 	enum status s = kv_get(t->ks->kv, db, place, &sealed);
@@ -47,7 +48,8 @@ enum status record_put(struct ks_txn *t, enum kv_db db, struct kv_slice place, c
 {
 	uint8_t *room;
 
-	if (undo_value(t, db, place) != ST_OK || kv_reserve(t->ks->kv, db, place, len + SEAL_OVERHEAD, &room) != ST_OK)
+	if (undo_value(t, db, place) != ST_OK ||
+	    kv_reserve(t->ks->kv, db, place, len + SEAL_OVERHEAD, &room) != ST_OK)
 		return broken(t);
 	seal_close(t->ks->seal, db, place, 0, bytes, len, room);
 	t->wrote = true;

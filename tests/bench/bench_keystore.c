@@ -34,7 +34,7 @@ struct bench {
 	struct call calls[IN_FLIGHT];
 };
 
-static const struct id far_pool = { { 1 } }, near_pool = { { 2 } };
+static const struct id far_pool = {{1}}, near_pool = {{2}};
 
 static void call_done(enum status s, void *arg)
 {
@@ -61,7 +61,7 @@ static double run(struct bench *b, ks_work work, uint64_t count, unsigned in_fli
 	b->count = count;
 	b->next = b->finished = 0;
 	for (unsigned i = 0; i < in_flight && b->next < count; i++) {
-		b->calls[i] = (struct call){ .b = b, .offset = b->next++ };
+		b->calls[i] = (struct call){.b = b, .offset = b->next++};
 		ks_submit(b->ks, work, call_done, &b->calls[i]);
 	}
 	env_event_run(b->env);
@@ -70,7 +70,8 @@ static double run(struct bench *b, ks_work work, uint64_t count, unsigned in_fli
 
 static enum status work_create(struct ks_txn *t, void *arg)
 {
-	struct ks_pool_desc d = { .id = far_pool, .kind = KS_POOL_KSA, .source = "alice", .destination = "bob" };
+	struct ks_pool_desc d = {
+	    .id = far_pool, .kind = KS_POOL_KSA, .source = "alice", .destination = "bob"};
 	enum status s = ks_pool_create(t, &d);
 
 	(void)arg;
@@ -93,8 +94,11 @@ static enum status work_assign(struct ks_txn *t, void *arg)
 {
 	struct call *c = arg;
 	uint64_t left = c->b->keys - c->offset * ROW;
-	struct ks_assignment a = { .offset = c->offset * ROW * KEY, .key_len = KEY,
-		                   .count = left < ROW ? (uint32_t)left : ROW, .source = "app1", .destination = "app2" };
+	struct ks_assignment a = {.offset = c->offset * ROW * KEY,
+				  .key_len = KEY,
+				  .count = left < ROW ? (uint32_t)left : ROW,
+				  .source = "app1",
+				  .destination = "app2"};
 
 	return ks_assign(t, c->b->pool, &a);
 }
@@ -102,8 +106,8 @@ static enum status work_assign(struct ks_txn *t, void *arg)
 static enum status work_assign_one(struct ks_txn *t, void *arg)
 {
 	struct call *c = arg;
-	struct ks_assignment a = { .offset = c->offset * KEY, .key_len = KEY, .count = 1, .source = "app1",
-		                   .destination = "app2" };
+	struct ks_assignment a = {
+	    .offset = c->offset * KEY, .key_len = KEY, .count = 1, .source = "app1", .destination = "app2"};
 
 	return ks_assign(t, &near_pool, &a);
 }
@@ -111,7 +115,8 @@ static enum status work_assign_one(struct ks_txn *t, void *arg)
 static enum status work_deliver(struct ks_txn *t, void *arg)
 {
 	struct call *c = arg;
-	uint64_t key = c->offset * UINT64_C(7368787) % c->b->keys; /* a prime: each key once, all over the place */
+	uint64_t key =
+	    c->offset * UINT64_C(7368787) % c->b->keys; /* a prime: each key once, all over the place */
 
 	return ks_deliver(t, c->b->pool, key * KEY, "app1", "app2", &c->out);
 }
@@ -147,7 +152,8 @@ static double processor(void)
 
 static double opened(struct bench *b)
 {
-	struct ks_options o = { .backend = KS_LMDB, .env = b->env, .directory = b->store, .master_key_file = b->master };
+	struct ks_options o = {
+	    .backend = KS_LMDB, .env = b->env, .directory = b->store, .master_key_file = b->master};
 	uint64_t from = env_mono(b->env);
 	struct err e;
 
@@ -178,7 +184,8 @@ static void tell(const char *what, double value, const char *unit)
 
 static void tell_rate(const char *what, uint64_t n, double seconds)
 {
-	printf("%-52s %14.3f keys/s   %.2f us of processor each\n", what, (double)n / seconds, processor() * 1e6 / (double)n);
+	printf("%-52s %14.3f keys/s   %.2f us of processor each\n", what, (double)n / seconds,
+	       processor() * 1e6 / (double)n);
 	fflush(stdout);
 }
 
@@ -191,14 +198,15 @@ static void fill(struct bench *b, const struct id *pool, uint64_t keys, const ch
 	processor();
 	s = run(b, work_append, (keys * KEY + BLOCK - 1) / BLOCK, 16);
 	if (what != NULL)
-		printf("%-52s %14.3f MB/s     %.2f ms of processor each\n", what, (double)keys * KEY / s / 1e6,
-		       processor() * 1e9 / ((double)keys * KEY));
+		printf("%-52s %14.3f MB/s     %.2f ms of processor each\n", what,
+		       (double)keys * KEY / s / 1e6, processor() * 1e9 / ((double)keys * KEY));
 }
 
 int main(int argc, char **argv)
 {
 	struct bench *b = xcalloc(1, sizeof *b);
-	uint64_t keys = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000, some = keys < 1000000 ? keys : 1000000;
+	uint64_t keys = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000,
+		 some = keys < 1000000 ? keys : 1000000;
 	struct ks_stats st;
 	struct err e;
 	double t;

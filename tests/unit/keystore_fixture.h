@@ -31,8 +31,20 @@ struct store {
 };
 
 enum op_kind {
-	OP_APPEND, OP_SETTLE, OP_READ, OP_TAKE, OP_TAKE_AT, OP_VOID, OP_VOID_BELOW, OP_ASSIGN, OP_DELIVER,
-	OP_UNASSIGN, OP_EXPIRE, OP_GET, OP_RETIRE, OP_CREATE,
+	OP_APPEND,
+	OP_SETTLE,
+	OP_READ,
+	OP_TAKE,
+	OP_TAKE_AT,
+	OP_VOID,
+	OP_VOID_BELOW,
+	OP_ASSIGN,
+	OP_DELIVER,
+	OP_UNASSIGN,
+	OP_EXPIRE,
+	OP_GET,
+	OP_RETIRE,
+	OP_CREATE,
 };
 
 struct op {
@@ -56,18 +68,22 @@ struct op {
 
 FIXTURE struct id pool_id(int n)
 {
-	return (struct id){ { 0xab, (uint8_t)n } };
+	return (struct id){{0xab, (uint8_t)n}};
 }
 
 FIXTURE struct ks_pool_desc pool_desc(int n)
 {
-	return (struct ks_pool_desc){ .id = pool_id(n), .kind = KS_POOL_LINK, .source = "alice", .destination = "bob",
-		                      .link = "alice-bob" };
+	return (struct ks_pool_desc){.id = pool_id(n),
+				     .kind = KS_POOL_LINK,
+				     .source = "alice",
+				     .destination = "bob",
+				     .link = "alice-bob"};
 }
 
 FIXTURE enum status op_call(struct ks_txn *t, struct op *o)
 {
-	struct ks_assignment a = { .offset = o->offset, .key_len = o->key_len, .count = o->count, .expires = o->expires };
+	struct ks_assignment a = {
+	    .offset = o->offset, .key_len = o->key_len, .count = o->count, .expires = o->expires};
 	struct ks_pool_desc d = pool_desc(o->pool.bytes[1]);
 
 	switch (o->kind) {
@@ -142,16 +158,20 @@ FIXTURE enum status op_simple(struct store *x, struct op o)
 
 FIXTURE enum status store_try_open(struct store *x, struct err *e)
 {
-	struct ks_options o = { .backend = x->backend, .env = x->env, .directory = x->store,
-		                .master_key_file = x->master, .max_bytes = UINT64_C(1) << 30, .inline_writer = true,
-		                .hot_chunks = x->hot_chunks };
+	struct ks_options o = {.backend = x->backend,
+			       .env = x->env,
+			       .directory = x->store,
+			       .master_key_file = x->master,
+			       .max_bytes = UINT64_C(1) << 30,
+			       .inline_writer = true,
+			       .hot_chunks = x->hot_chunks};
 
 	return ks_open(&x->ks, &o, e);
 }
 
 FIXTURE void store_open(struct store *x)
 {
-	struct err e = { ST_OK, "" };
+	struct err e = {ST_OK, ""};
 	enum status s = store_try_open(x, &e);
 
 	if (s != ST_OK)
@@ -174,7 +194,8 @@ FIXTURE void store_make(struct store *x, enum ks_backend backend)
 	memset(x, 0, sizeof *x);
 	x->backend = backend;
 	/* kills and flips are as telling in memory, and need not wait for a disk */
-	strcpy(x->dir, access("/dev/shm", W_OK) == 0 ? "/dev/shm/qkdn-keystore-XXXXXX" : "/tmp/qkdn-keystore-XXXXXX");
+	strcpy(x->dir,
+	       access("/dev/shm", W_OK) == 0 ? "/dev/shm/qkdn-keystore-XXXXXX" : "/tmp/qkdn-keystore-XXXXXX");
 	assert_non_null(mkdtemp(x->dir));
 	snprintf(x->master, sizeof x->master, "%s/master.key", x->dir);
 	snprintf(x->generation, sizeof x->generation, "%s.generation", x->master);
@@ -239,14 +260,16 @@ FIXTURE enum status append(struct store *x, int pool, uint64_t offset, size_t le
 	enum status s;
 
 	pattern(bytes, offset, len);
-	s = op_simple(x, (struct op){ .kind = OP_APPEND, .pool = pool_id(pool), .offset = offset, .bytes = bytes, .len = len });
+	s = op_simple(
+	    x, (struct op){
+		   .kind = OP_APPEND, .pool = pool_id(pool), .offset = offset, .bytes = bytes, .len = len});
 	free(bytes);
 	return s;
 }
 
 FIXTURE struct ks_pool get(struct store *x, int pool)
 {
-	struct op o = { .kind = OP_GET, .pool = pool_id(pool) };
+	struct op o = {.kind = OP_GET, .pool = pool_id(pool)};
 
 	assert_int_equal(op_run(x, &o), ST_OK);
 	return o.got;
@@ -254,12 +277,12 @@ FIXTURE struct ks_pool get(struct store *x, int pool)
 
 FIXTURE enum status settle(struct store *x, int pool, uint64_t ready)
 {
-	return op_simple(x, (struct op){ .kind = OP_SETTLE, .pool = pool_id(pool), .offset = ready });
+	return op_simple(x, (struct op){.kind = OP_SETTLE, .pool = pool_id(pool), .offset = ready});
 }
 
 FIXTURE enum status create(struct store *x, int pool)
 {
-	return op_simple(x, (struct op){ .kind = OP_CREATE, .pool = pool_id(pool) });
+	return op_simple(x, (struct op){.kind = OP_CREATE, .pool = pool_id(pool)});
 }
 
 #endif

@@ -34,9 +34,10 @@ static void fill(struct store *x, int pool, size_t len)
 	assert_int_equal(settle(x, pool, len), ST_OK);
 }
 
-static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t granule, uint64_t at, size_t len)
+static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t granule, uint64_t at,
+		    size_t len)
 {
-	struct op o = { .kind = OP_TAKE, .pool = pool_id(pool), .min = min, .max = max, .granule = granule };
+	struct op o = {.kind = OP_TAKE, .pool = pool_id(pool), .min = min, .max = max, .granule = granule};
 
 	assert_int_equal(op_run(x, &o), ST_OK);
 	assert_int_equal(o.number, at);
@@ -47,12 +48,14 @@ static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t gr
 
 static enum status take(struct store *x, int pool, size_t min, size_t max, size_t granule)
 {
-	return op_simple(x, (struct op){ .kind = OP_TAKE, .pool = pool_id(pool), .min = min, .max = max, .granule = granule });
+	return op_simple(
+	    x,
+	    (struct op){.kind = OP_TAKE, .pool = pool_id(pool), .min = min, .max = max, .granule = granule});
 }
 
 static enum status take_at(struct store *x, int pool, uint64_t offset, size_t len)
 {
-	struct op o = { .kind = OP_TAKE_AT, .pool = pool_id(pool), .offset = offset, .len = len };
+	struct op o = {.kind = OP_TAKE_AT, .pool = pool_id(pool), .offset = offset, .len = len};
 	enum status s = op_run(x, &o);
 
 	if (s == ST_OK)
@@ -62,16 +65,25 @@ static enum status take_at(struct store *x, int pool, uint64_t offset, size_t le
 }
 
 static enum status assign(struct store *x, int pool, uint64_t offset, uint32_t key_len, uint32_t count,
-                          uint64_t expires)
+			  uint64_t expires)
 {
-	return op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(pool), .offset = offset, .key_len = key_len,
-	                                 .count = count, .expires = expires, .source = "app1", .destination = "app2" });
+	return op_simple(x, (struct op){.kind = OP_ASSIGN,
+					.pool = pool_id(pool),
+					.offset = offset,
+					.key_len = key_len,
+					.count = count,
+					.expires = expires,
+					.source = "app1",
+					.destination = "app2"});
 }
 
 static enum status deliver(struct store *x, int pool, uint64_t offset, const char *destination)
 {
-	struct op o = { .kind = OP_DELIVER, .pool = pool_id(pool), .offset = offset, .source = "app1",
-		        .destination = destination };
+	struct op o = {.kind = OP_DELIVER,
+		       .pool = pool_id(pool),
+		       .offset = offset,
+		       .source = "app1",
+		       .destination = destination};
 	enum status s = op_run(x, &o);
 
 	if (s == ST_OK)
@@ -82,12 +94,13 @@ static enum status deliver(struct store *x, int pool, uint64_t offset, const cha
 
 static enum status unassign(struct store *x, int pool, uint64_t offset, uint64_t len)
 {
-	return op_simple(x, (struct op){ .kind = OP_UNASSIGN, .pool = pool_id(pool), .offset = offset, .len = len });
+	return op_simple(
+	    x, (struct op){.kind = OP_UNASSIGN, .pool = pool_id(pool), .offset = offset, .len = len});
 }
 
 static uint64_t void_range(struct store *x, int pool, uint64_t offset, uint64_t len)
 {
-	struct op o = { .kind = OP_VOID, .pool = pool_id(pool), .offset = offset, .len = len };
+	struct op o = {.kind = OP_VOID, .pool = pool_id(pool), .offset = offset, .len = len};
 
 	assert_int_equal(op_run(x, &o), ST_OK);
 	return o.number;
@@ -102,7 +115,7 @@ static void pools_are_made_once(void **state)
 	assert_int_equal(create(x, 1), ST_OK);
 	assert_int_equal(get(x, 1).tail, 0);
 	assert_string_equal(get(x, 1).desc.source, "alice");
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_RETIRE, .pool = pool_id(1) }), ST_OK);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_RETIRE, .pool = pool_id(1)}), ST_OK);
 	assert_int_equal(create(x, 1), ST_KEY_GONE);
 	assert_int_equal(append(x, 1, 0, 10), ST_KEY_GONE);
 	assert_true(get(x, 1).retired);
@@ -132,14 +145,17 @@ static void appended_bytes_are_taken_in_order(void **state)
 static void same_bytes_again_change_nothing(void **state)
 {
 	struct store *x = *state;
-	uint8_t other[64] = { 1 };
+	uint8_t other[64] = {1};
 
 	assert_int_equal(create(x, 1), ST_OK);
 	assert_int_equal(append(x, 1, 100, 5000), ST_OK);
 	assert_int_equal(append(x, 1, 100, 5000), ST_OK);
 	assert_int_equal(get(x, 1).unready, 5000);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_APPEND, .pool = pool_id(1), .offset = 5000, .bytes = other,
-	                                           .len = 64 }), ST_CONFLICT);
+	assert_int_equal(
+	    op_simple(x,
+		      (struct op){
+			  .kind = OP_APPEND, .pool = pool_id(1), .offset = 5000, .bytes = other, .len = 64}),
+	    ST_CONFLICT);
 	assert_int_equal(append(x, 1, 0, 200), ST_OK); /* fills the hole before it */
 	assert_int_equal(get(x, 1).unready, 5100);
 	assert_int_equal(settle(x, 1, 300), ST_OK);
@@ -162,7 +178,8 @@ static void holes_are_skipped(void **state)
 	assert_int_equal(get(x, 1).stock, 150);
 	assert_int_equal(take(x, 1, 101, 200, 1), ST_TOO_FEW_KEYS);
 	assert_int_equal(get(x, 1).stock, 150);
-	take_ok(x, 1, 32, 64, 32, 50016 - 50016 % 32, 64); /* 10..60 holds no aligned 32 but 32..60 is too short */
+	take_ok(x, 1, 32, 64, 32, 50016 - 50016 % 32,
+		64); /* 10..60 holds no aligned 32 but 32..60 is too short */
 	assert_int_equal(get(x, 1).voided, 50 + (50016 - 50016 % 32 - 50000));
 	assert_int_equal(get(x, 1).stock, 150 - 64 - get(x, 1).voided);
 }
@@ -212,7 +229,8 @@ static void void_below_moves_head(void **state)
 
 	fill(x, 1, 20000);
 	assert_int_equal(assign(x, 1, 5000, 32, 10, 0), ST_OK);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 10000 }), ST_OK);
+	assert_int_equal(
+	    op_simple(x, (struct op){.kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 10000}), ST_OK);
 	assert_int_equal(get(x, 1).head, 10000);
 	assert_int_equal(get(x, 1).stock, 10000);
 	assert_int_equal(get(x, 1).voided, 10000 - 320);
@@ -220,7 +238,8 @@ static void void_below_moves_head(void **state)
 	assert_int_equal(deliver(x, 1, 5032, "app2"), ST_OK);
 	assert_int_equal(deliver(x, 1, 4968, "app2"), ST_KEY_GONE);
 	take_ok(x, 1, 1, 50, 1, 10000, 50);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 30000 }), ST_OK);
+	assert_int_equal(
+	    op_simple(x, (struct op){.kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 30000}), ST_OK);
 	assert_int_equal(get(x, 1).stock, 0);
 	assert_int_equal(get(x, 1).tail, 30000);
 	assert_int_equal(append(x, 1, 29000, 10), ST_KEY_GONE);
@@ -291,7 +310,7 @@ static void withdrawn_keys_are_gone(void **state)
 static void keys_expire(void **state)
 {
 	struct store *x = *state;
-	struct op o = { .kind = OP_EXPIRE, .offset = 50 * NS_PER_S, .count = 10 };
+	struct op o = {.kind = OP_EXPIRE, .offset = 50 * NS_PER_S, .count = 10};
 
 	fill(x, 1, 9000);
 	assert_int_equal(assign(x, 1, 0, 32, 20, 30 * NS_PER_S), ST_OK);
@@ -309,9 +328,10 @@ static void keys_expire(void **state)
 static void failing_work_leaves_nothing(void **state)
 {
 	struct store *x = *state;
-	struct op o = { .kind = OP_TAKE, .pool = pool_id(1), .min = 32, .max = 700000, .granule = 1, .then_fail = true };
+	struct op o = {
+	    .kind = OP_TAKE, .pool = pool_id(1), .min = 32, .max = 700000, .granule = 1, .then_fail = true};
 	struct ks_pool before, after;
-	uint8_t bytes[100] = { 0 };
+	uint8_t bytes[100] = {0};
 
 	fill(x, 1, 800000); /* more chunks than the cache holds */
 	assert_int_equal(assign(x, 1, 1000, 32, 100, 0), ST_OK);
@@ -319,13 +339,28 @@ static void failing_work_leaves_nothing(void **state)
 	assert_int_equal(op_run(x, &o), ST_MISMATCH);
 	assert_int_equal(o.status, ST_OK);
 	secret_free(&o.out);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_DELIVER, .pool = pool_id(1), .offset = 1032, .source = "app1",
-	                                           .destination = "app2", .then_fail = true }), ST_MISMATCH);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID, .pool = pool_id(1), .offset = 0, .len = 900000,
-	                                           .then_fail = true }), ST_MISMATCH);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_APPEND, .pool = pool_id(1), .offset = 800000, .bytes = bytes,
-	                                           .len = 100, .then_fail = true }), ST_MISMATCH);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_CREATE, .pool = pool_id(2), .then_fail = true }), ST_MISMATCH);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_DELIVER,
+						  .pool = pool_id(1),
+						  .offset = 1032,
+						  .source = "app1",
+						  .destination = "app2",
+						  .then_fail = true}),
+			 ST_MISMATCH);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_VOID,
+						  .pool = pool_id(1),
+						  .offset = 0,
+						  .len = 900000,
+						  .then_fail = true}),
+			 ST_MISMATCH);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_APPEND,
+						  .pool = pool_id(1),
+						  .offset = 800000,
+						  .bytes = bytes,
+						  .len = 100,
+						  .then_fail = true}),
+			 ST_MISMATCH);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_CREATE, .pool = pool_id(2), .then_fail = true}),
+			 ST_MISMATCH);
 	after = get(x, 1);
 	assert_memory_equal(&before, &after, sizeof before);
 	assert_int_equal(append(x, 2, 0, 1), ST_NOT_FOUND);
@@ -374,7 +409,7 @@ static enum status notes_work(struct ks_txn *t, void *arg)
 static void notes_are_kept_in_order(void **state)
 {
 	struct store *x = *state;
-	struct notes n = { "" };
+	struct notes n = {""};
 
 	ks_submit(x->ks, notes_work, NULL, &n);
 	while (world_step(x->world))
@@ -421,28 +456,30 @@ static void key_ids_invert(void **state)
 	assert_false(ks_key_id_invert(&a, &key, &offset, &len));
 }
 
-#define BOTH(f)                                                                        \
-	{ "lmdb: " #f, f, set_up_lmdb, tear_down, NULL },                              \
-	{ "memory: " #f, f, set_up_memory, tear_down, NULL }
+#define BOTH(f)                                                                                              \
+	{"lmdb: " #f, f, set_up_lmdb, tear_down, NULL},                                                      \
+	{                                                                                                    \
+		"memory: " #f, f, set_up_memory, tear_down, NULL                                             \
+	}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(pools_are_made_once),
-		BOTH(appended_bytes_are_taken_in_order),
-		BOTH(same_bytes_again_change_nothing),
-		BOTH(holes_are_skipped),
-		BOTH(take_at_is_the_other_end),
-		BOTH(voided_ranges_stay_empty),
-		BOTH(void_below_moves_head),
-		BOTH(assigned_keys_are_delivered_once),
-		BOTH(adjacent_assignments_join),
-		BOTH(withdrawn_keys_are_gone),
-		BOTH(keys_expire),
-		BOTH(failing_work_leaves_nothing),
-		BOTH(notes_are_kept_in_order),
-		BOTH(a_closed_store_opens_as_it_was),
-		cmocka_unit_test(key_ids_invert),
+	    BOTH(pools_are_made_once),
+	    BOTH(appended_bytes_are_taken_in_order),
+	    BOTH(same_bytes_again_change_nothing),
+	    BOTH(holes_are_skipped),
+	    BOTH(take_at_is_the_other_end),
+	    BOTH(voided_ranges_stay_empty),
+	    BOTH(void_below_moves_head),
+	    BOTH(assigned_keys_are_delivered_once),
+	    BOTH(adjacent_assignments_join),
+	    BOTH(withdrawn_keys_are_gone),
+	    BOTH(keys_expire),
+	    BOTH(failing_work_leaves_nothing),
+	    BOTH(notes_are_kept_in_order),
+	    BOTH(a_closed_store_opens_as_it_was),
+	    cmocka_unit_test(key_ids_invert),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

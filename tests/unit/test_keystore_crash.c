@@ -26,7 +26,8 @@ struct told {
 	uint64_t offset, len;
 };
 
-/* ---- the child ------------------------------------------------------------------------------------------ */
+/* ---- the child ------------------------------------------------------------------------------------------
+ */
 
 struct child;
 
@@ -62,7 +63,7 @@ static enum status append_block(struct ks_txn *t, int pool, struct told *told)
 	if (s != ST_OK || p.tail + BLOCK > SPACE)
 		return s == ST_OK ? ST_BUSY : s;
 	pattern(block, p.tail, BLOCK);
-	*told = (struct told){ TOLD_READY, pool, p.tail, BLOCK };
+	*told = (struct told){TOLD_READY, pool, p.tail, BLOCK};
 	s = ks_append(t, &id, p.tail, block, BLOCK);
 	return s == ST_OK ? ks_settle(t, &id, p.tail + BLOCK) : s;
 }
@@ -74,7 +75,7 @@ static enum status take_key(struct ks_txn *t, struct call *c)
 
 	secret_free(&c->out);
 	s = ks_take(t, &id, KEY, KEY * (1 + c->dice % 100), KEY, &c->told.offset, &c->out);
-	c->told = (struct told){ TOLD_TAKEN, 1, c->told.offset, c->out.len };
+	c->told = (struct told){TOLD_TAKEN, 1, c->told.offset, c->out.len};
 	if (s == ST_OK && !is_pattern(&c->out, c->told.offset))
 		return ST_INTERNAL;
 	return s;
@@ -82,14 +83,14 @@ static enum status take_key(struct ks_txn *t, struct call *c)
 
 static enum status assign_keys(struct ks_txn *t, struct call *c)
 {
-	struct ks_assignment a = { .key_len = KEY, .count = 1 + (uint32_t)(c->dice % 20), .source = "app1",
-		                   .destination = "app2" };
+	struct ks_assignment a = {
+	    .key_len = KEY, .count = 1 + (uint32_t)(c->dice % 20), .source = "app1", .destination = "app2"};
 	struct id id = pool_id(2);
 	struct ks_pool p;
 	enum status s = ks_pool_get(t, &id, &p);
 
 	a.offset = (p.head + KEY - 1) / KEY * KEY;
-	c->told = (struct told){ TOLD_ASSIGNED, 2, a.offset, (uint64_t)a.count * KEY };
+	c->told = (struct told){TOLD_ASSIGNED, 2, a.offset, (uint64_t)a.count * KEY};
 	return s == ST_OK ? ks_assign(t, &id, &a) : s;
 }
 
@@ -100,7 +101,7 @@ static enum status deliver_key(struct ks_txn *t, struct call *c)
 	enum status s = ks_pool_get(t, &id, &p);
 
 	secret_free(&c->out);
-	c->told = (struct told){ TOLD_DELIVERED, 2, c->dice % (p.head / KEY + 1) * KEY, KEY };
+	c->told = (struct told){TOLD_DELIVERED, 2, c->dice % (p.head / KEY + 1) * KEY, KEY};
 	return s == ST_OK ? ks_deliver(t, &id, c->told.offset, "app1", "app2", &c->out) : s;
 }
 
@@ -152,7 +153,8 @@ static void child_done(enum status s, void *arg)
 
 static void child_submit(struct call *c)
 {
-	static const int whats[] = { DO_APPEND, DO_TAKE, DO_ASSIGN, DO_DELIVER, DO_DELIVER, DO_DELIVER, DO_NOTE, DO_FAIL };
+	static const int whats[] = {DO_APPEND,  DO_TAKE,    DO_ASSIGN, DO_DELIVER,
+				    DO_DELIVER, DO_DELIVER, DO_NOTE,   DO_FAIL};
 
 	c->what = whats[roll(&c->c->dice) % ARRAY_LEN(whats)];
 	c->dice = roll(&c->c->dice);
@@ -163,9 +165,13 @@ static void child_submit(struct call *c)
 
 static void child_main(const struct store *x, uint64_t seed, int pipe)
 {
-	struct child c = { .env = env_event_new(), .dice = seed, .pipe = pipe };
-	struct ks_options o = { .backend = KS_LMDB, .env = c.env, .directory = x->store, .master_key_file = x->master,
-		                .max_bytes = 1 << 28, .hot_chunks = 4 };
+	struct child c = {.env = env_event_new(), .dice = seed, .pipe = pipe};
+	struct ks_options o = {.backend = KS_LMDB,
+			       .env = c.env,
+			       .directory = x->store,
+			       .master_key_file = x->master,
+			       .max_bytes = 1 << 28,
+			       .hot_chunks = 4};
 	struct err e;
 
 	if (ks_open(&c.ks, &o, &e) != ST_OK) {
@@ -180,7 +186,8 @@ static void child_main(const struct store *x, uint64_t seed, int pipe)
 	_exit(5);
 }
 
-/* ---- the parent ------------------------------------------------------------------------------------------ */
+/* ---- the parent ------------------------------------------------------------------------------------------
+ */
 
 struct truth {
 	uint8_t taken[SPACE], delivered[SPACE], assigned[SPACE];
@@ -217,7 +224,7 @@ static void learn(struct truth *k, const struct told *t)
 /* A child on a busy machine may need a while to begin. */
 static void wait_for_word(int pipe)
 {
-	struct pollfd p = { .fd = pipe, .events = POLLIN };
+	struct pollfd p = {.fd = pipe, .events = POLLIN};
 
 	assert_int_equal(poll(&p, 1, 60000), 1);
 }
@@ -230,7 +237,7 @@ static void listen_for(struct truth *k, int pipe, int ms)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	until = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000 + (uint64_t)ms;
 	for (;;) {
-		struct pollfd p = { .fd = pipe, .events = POLLIN };
+		struct pollfd p = {.fd = pipe, .events = POLLIN};
 		struct told t;
 
 		clock_gettime(CLOCK_MONOTONIC, &now);
@@ -261,7 +268,7 @@ static enum status check_work(struct ks_txn *t, void *arg)
 /* Of a store that is thrown away afterwards: it takes and delivers. */
 static void check_store(struct store *x, const struct truth *k)
 {
-	struct check c = { .k = k };
+	struct check c = {.k = k};
 	struct op o;
 
 	for (int pool = 1; pool <= 2; pool++)
@@ -271,7 +278,11 @@ static void check_store(struct store *x, const struct truth *k)
 	for (uint64_t at = 0; at < SPACE; at += KEY) {
 		if (!k->assigned[at])
 			continue;
-		o = (struct op){ .kind = OP_DELIVER, .pool = pool_id(2), .offset = at, .source = "app1", .destination = "app2" };
+		o = (struct op){.kind = OP_DELIVER,
+				.pool = pool_id(2),
+				.offset = at,
+				.source = "app1",
+				.destination = "app2"};
 		op_run(x, &o);
 		if (k->delivered[at])
 			assert_int_equal(o.reported, ST_KEY_GONE);
@@ -282,7 +293,7 @@ static void check_store(struct store *x, const struct truth *k)
 		secret_free(&o.out);
 	}
 	for (;;) {
-		o = (struct op){ .kind = OP_TAKE, .pool = pool_id(1), .min = 1, .max = 100000, .granule = 1 };
+		o = (struct op){.kind = OP_TAKE, .pool = pool_id(1), .min = 1, .max = 100000, .granule = 1};
 		if (op_run(x, &o) != ST_OK)
 			break;
 		assert_true(is_pattern(&o.out, o.number));
@@ -311,7 +322,7 @@ static void copy_file(const char *from_dir, const char *to_dir, const char *name
 /* The files as they are now, in a store of their own. */
 static void check_copy(const struct store *x, const struct truth *k)
 {
-	struct store copy = { .backend = KS_LMDB, .world = x->world, .env = x->env };
+	struct store copy = {.backend = KS_LMDB, .world = x->world, .env = x->env};
 
 	snprintf(copy.dir, sizeof copy.dir, "%.50s/copy", x->dir);
 	snprintf(copy.store, sizeof copy.store, "%s/store", copy.dir);
@@ -381,10 +392,11 @@ static void kills_lose_nothing(void **state)
 	for (uint64_t i = 0; i < rounds && k->ready[1] + 100000 < SPACE && k->ready[2] + 100000 < SPACE; i++)
 		round_of(&x, k, seed + i);
 	check_copy(&x, k);
-	print_message("told: %llu appended, %llu taken, %llu taken with a note, %llu assigned, %llu delivered\n",
-	              (unsigned long long)k->told[TOLD_READY], (unsigned long long)k->told[TOLD_TAKEN],
-	              (unsigned long long)k->told[TOLD_NOTE], (unsigned long long)k->told[TOLD_ASSIGNED],
-	              (unsigned long long)k->told[TOLD_DELIVERED]);
+	print_message(
+	    "told: %llu appended, %llu taken, %llu taken with a note, %llu assigned, %llu delivered\n",
+	    (unsigned long long)k->told[TOLD_READY], (unsigned long long)k->told[TOLD_TAKEN],
+	    (unsigned long long)k->told[TOLD_NOTE], (unsigned long long)k->told[TOLD_ASSIGNED],
+	    (unsigned long long)k->told[TOLD_DELIVERED]);
 	for (size_t i = 0; i < ARRAY_LEN(k->told); i++)
 		assert_true(k->told[i] > 0);
 	store_unmake(&x);
@@ -394,7 +406,7 @@ static void kills_lose_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(kills_lose_nothing),
+	    cmocka_unit_test(kills_lose_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 /*
- * test_keystore_files.c - the key store's files in hostile hands: loose modes, wrong keys, flipped bits, older
- * copies, a full disk; and what can be found in them of keys that are spent.
+ * test_keystore_files.c - the key store's files in hostile hands: loose modes, wrong keys, flipped bits,
+ * older copies, a full disk; and what can be found in them of keys that are spent.
  */
 #include "keystore_fixture.h"
 
@@ -37,7 +37,7 @@ static void fill(struct store *x, int pool, size_t len)
 
 static enum status take(struct store *x, int pool, size_t len)
 {
-	struct op o = { .kind = OP_TAKE, .pool = pool_id(pool), .min = len, .max = len, .granule = 1 };
+	struct op o = {.kind = OP_TAKE, .pool = pool_id(pool), .min = len, .max = len, .granule = 1};
 	enum status s = op_run(x, &o);
 
 	if (s == ST_OK)
@@ -53,7 +53,7 @@ static char *joined(const struct store *x, const char *name)
 
 static void refused(struct store *x, const char *because)
 {
-	struct err e = { ST_OK, "" };
+	struct err e = {ST_OK, ""};
 
 	assert_int_not_equal(store_try_open(x, &e), ST_OK);
 	if (strstr(e.text, because) == NULL)
@@ -77,7 +77,7 @@ static void copy_file(const char *from, const char *to)
 
 static void copy_store(struct store *x, const char *to)
 {
-	static const char *const names[] = { "data.mdb", "keys" };
+	static const char *const names[] = {"data.mdb", "keys"};
 
 	mkdir(to, 0700);
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
@@ -222,9 +222,13 @@ static void try_flipped(struct store *x)
 	if (store_try_open(x, &e) != ST_OK)
 		_exit(strlen(e.text) > 20 ? FLIP_REFUSED : FLIP_WRONG);
 	for (int i = 0; i < 200; i++) {
-		struct op o = { .kind = OP_TAKE_AT, .pool = pool_id(1), .offset = (uint64_t)i * 500, .len = 500 };
-		struct op d = { .kind = OP_DELIVER, .pool = pool_id(2), .offset = (uint64_t)i * 32, .source = "app1",
-			        .destination = "app2" };
+		struct op o = {
+		    .kind = OP_TAKE_AT, .pool = pool_id(1), .offset = (uint64_t)i * 500, .len = 500};
+		struct op d = {.kind = OP_DELIVER,
+			       .pool = pool_id(2),
+			       .offset = (uint64_t)i * 32,
+			       .source = "app1",
+			       .destination = "app2"};
 
 		if (op_run(x, &o) == ST_OK && !is_pattern(&o.out, o.offset))
 			_exit(FLIP_WRONG);
@@ -268,13 +272,19 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 	struct store *x = *state;
 	char *kept = xasprintf("%s/kept", x->dir), *data = joined(x, "data.mdb"), *keys = joined(x, "keys");
 	char *generation = xasprintf("%s/kept.generation", x->dir);
-	unsigned outcomes[256] = { 0 }, crashes = 0, rounds = getenv("QKDN_ROUNDS") ? (unsigned)atoi(getenv("QKDN_ROUNDS")) : 150;
+	unsigned outcomes[256] = {0}, crashes = 0,
+		 rounds = getenv("QKDN_ROUNDS") ? (unsigned)atoi(getenv("QKDN_ROUNDS")) : 150;
 	struct stat st;
 
 	fill(x, 1, 100000);
 	fill(x, 2, 6400);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(2), .key_len = 32, .count = 200,
-	                                           .source = "app1", .destination = "app2" }), ST_OK);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_ASSIGN,
+						  .pool = pool_id(2),
+						  .key_len = 32,
+						  .count = 200,
+						  .source = "app1",
+						  .destination = "app2"}),
+			 ST_OK);
 	store_close(x);
 	copy_store(x, kept);
 	copy_file(x->generation, generation);
@@ -303,8 +313,8 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 		else
 			outcomes[WEXITSTATUS(status)]++;
 	}
-	print_message("%u flips: %u refused at opening, %u later or without effect, %u ended the process\n", rounds,
-	              outcomes[FLIP_REFUSED], outcomes[FLIP_RIGHT], crashes);
+	print_message("%u flips: %u refused at opening, %u later or without effect, %u ended the process\n",
+		      rounds, outcomes[FLIP_REFUSED], outcomes[FLIP_RIGHT], crashes);
 	assert_int_equal(outcomes[FLIP_WRONG], 0);
 	assert_true(outcomes[FLIP_REFUSED] > 0 && outcomes[FLIP_RIGHT] > 0);
 	assert_int_equal(crashes, 0);
@@ -390,8 +400,12 @@ static void a_full_disk_loses_nothing(void **state)
 static void the_bound_on_the_file_is_kept(void **state)
 {
 	struct store *x = *state;
-	struct ks_options o = { .backend = KS_LMDB, .env = x->env, .directory = x->store, .master_key_file = x->master,
-		                .max_bytes = 4 << 20, .inline_writer = true };
+	struct ks_options o = {.backend = KS_LMDB,
+			       .env = x->env,
+			       .directory = x->store,
+			       .master_key_file = x->master,
+			       .max_bytes = 4 << 20,
+			       .inline_writer = true};
 	struct err e;
 	uint64_t at = 0;
 
@@ -407,7 +421,8 @@ static void the_bound_on_the_file_is_kept(void **state)
 	assert_int_equal(append(x, 1, at, 8192), ST_OK);
 }
 
-/* ---- what the files give away ---------------------------------------------------------------------------- */
+/* ---- what the files give away ----------------------------------------------------------------------------
+ */
 
 static bool contains(const char *bytes, size_t len, const uint8_t *wanted, size_t wanted_len)
 {
@@ -420,10 +435,10 @@ static bool recoverable(struct store *x, uint64_t index)
 {
 	enum { SEALED = CHUNK_BYTES + 6 + SEAL_OVERHEAD, PAGE = 4096, PAGE_HEAD = 16 };
 	char *path = joined(x, "data.mdb"), *keys = joined(x, "keys"), *bytes;
-	struct secret master = { NULL, 0 };
+	struct secret master = {NULL, 0};
 	struct keyring ring;
 	struct seal *seal = seal_new();
-	uint8_t place[12] = { 0, 0, 0, 1 }, plain[SEALED];
+	uint8_t place[12] = {0, 0, 0, 1}, plain[SEALED];
 	bool found = false;
 	size_t len;
 	struct err e;
@@ -435,8 +450,8 @@ static bool recoverable(struct store *x, uint64_t index)
 	for (unsigned i = 0; i < ring.count; i++)
 		seal_add_key(seal, ring.numbers[i], ring.keys[i].bytes);
 	for (size_t at = 0; at + PAGE <= len && !found; at += PAGE)
-		found = seal_open(seal, KV_CHUNK, (struct kv_slice){ place, sizeof place },
-		                  (struct kv_slice){ (uint8_t *)bytes + at + PAGE_HEAD, SEALED }, plain);
+		found = seal_open(seal, KV_CHUNK, (struct kv_slice){place, sizeof place},
+				  (struct kv_slice){(uint8_t *)bytes + at + PAGE_HEAD, SEALED}, plain);
 	seal_free(seal);
 	keyring_free(&ring);
 	secret_free(&master);
@@ -481,8 +496,11 @@ static void rotate(struct store *x)
 
 static enum status deliver(struct store *x, int pool, uint64_t offset)
 {
-	struct op o = { .kind = OP_DELIVER, .pool = pool_id(pool), .offset = offset, .source = "app1",
-		        .destination = "app2" };
+	struct op o = {.kind = OP_DELIVER,
+		       .pool = pool_id(pool),
+		       .offset = offset,
+		       .source = "app1",
+		       .destination = "app2"};
 	enum status s = op_run(x, &o);
 
 	if (s == ST_OK)
@@ -499,9 +517,16 @@ static void spent_keys_cannot_be_recovered(void **state)
 	no_plaintext(x);
 	assert_true(recoverable(x, 0));
 	assert_int_equal(take(x, 1, 4032), ST_OK);
-	assert_true(recoverable(x, 0)); /* before the horizon: a free page has it, and the data key is there */
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(1), .offset = 4032, .key_len = 32,
-	                                           .count = 126, .source = "app1", .destination = "app2" }), ST_OK);
+	assert_true(
+	    recoverable(x, 0)); /* before the horizon: a free page has it, and the data key is there */
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_ASSIGN,
+						  .pool = pool_id(1),
+						  .offset = 4032,
+						  .key_len = 32,
+						  .count = 126,
+						  .source = "app1",
+						  .destination = "app2"}),
+			 ST_OK);
 	assert_int_equal(deliver(x, 1, 4064), ST_OK);
 	no_plaintext(x);
 	assert_true(recoverable(x, 1)); /* delivered, not cut out yet */
@@ -526,12 +551,13 @@ static void what_void_below_gave_up_is_erased_too(void **state)
 	struct store *x = *state;
 
 	fill(x, 1, 40000);
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 30000 }), ST_OK);
+	assert_int_equal(
+	    op_simple(x, (struct op){.kind = OP_VOID_BELOW, .pool = pool_id(1), .offset = 30000}), ST_OK);
 	rotate(x);
 	for (uint64_t i = 0; i < 7; i++)
 		assert_false(recoverable(x, i));
 	assert_true(recoverable(x, 8));
-	assert_int_equal(op_simple(x, (struct op){ .kind = OP_RETIRE, .pool = pool_id(1) }), ST_OK);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_RETIRE, .pool = pool_id(1)}), ST_OK);
 	rotate(x);
 	assert_false(recoverable(x, 8));
 }
@@ -552,7 +578,8 @@ static void the_master_key_can_be_changed(void **state)
 	assert_int_equal(take(x, 1, 100), ST_OK);
 	store_close(x);
 	refused(x, "another master key");
-	assert_int_equal(rename(fresh, x->master), 0); /* as an operator would: the new one in the old one's place */
+	assert_int_equal(rename(fresh, x->master),
+			 0); /* as an operator would: the new one in the old one's place */
 	store_open(x);
 	assert_int_equal(take(x, 1, 900), ST_OK);
 	rotated = ST_OK;
@@ -568,20 +595,20 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(loose_modes_are_refused),
-		TEST(a_store_has_one_owner),
-		TEST(master_keys_are_not_overwritten),
-		TEST(a_wrong_master_key_is_refused),
-		TEST(missing_files_are_told),
-		TEST(an_older_copy_is_refused),
-		TEST(a_store_ahead_of_its_generation_file_opens),
-		TEST(the_root_before_is_refused),
-		TEST(a_full_disk_loses_nothing),
-		TEST(the_bound_on_the_file_is_kept),
-		TEST(spent_keys_cannot_be_recovered),
-		TEST(what_void_below_gave_up_is_erased_too),
-		TEST(the_master_key_can_be_changed),
-		TEST(flipped_bits_never_give_wrong_keys),
+	    TEST(loose_modes_are_refused),
+	    TEST(a_store_has_one_owner),
+	    TEST(master_keys_are_not_overwritten),
+	    TEST(a_wrong_master_key_is_refused),
+	    TEST(missing_files_are_told),
+	    TEST(an_older_copy_is_refused),
+	    TEST(a_store_ahead_of_its_generation_file_opens),
+	    TEST(the_root_before_is_refused),
+	    TEST(a_full_disk_loses_nothing),
+	    TEST(the_bound_on_the_file_is_kept),
+	    TEST(spent_keys_cannot_be_recovered),
+	    TEST(what_void_below_gave_up_is_erased_too),
+	    TEST(the_master_key_can_be_changed),
+	    TEST(flipped_bits_never_give_wrong_keys),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,7 @@ struct model {
 	uint64_t head, ready, tail, voided;
 };
 
-static const char *const apps[PAIRS] = { "app1", "app2" };
+static const char *const apps[PAIRS] = {"app1", "app2"};
 
 static bool in_row(const struct model *m, uint64_t i)
 {
@@ -105,7 +105,8 @@ static void cut(struct model *m, uint64_t lo, uint64_t hi, bool voided)
 
 static enum status model_take(struct model *m, struct op *o, uint64_t *len)
 {
-	uint64_t min = (o->min + o->granule - 1) / o->granule * o->granule, max = o->max / o->granule * o->granule;
+	uint64_t min = (o->min + o->granule - 1) / o->granule * o->granule,
+		 max = o->max / o->granule * o->granule;
 
 	if (min > max)
 		return ST_BAD_REQUEST;
@@ -116,7 +117,8 @@ static enum status model_take(struct model *m, struct op *o, uint64_t *len)
 			pos++;
 			continue;
 		}
-		for (end = pos; end < m->ready && m->state[end] == PRESENT && end - pos < max + o->granule - 1;)
+		for (end = pos;
+		     end < m->ready && m->state[end] == PRESENT && end - pos < max + o->granule - 1;)
 			end++;
 		start = (pos + o->granule - 1) / o->granule * o->granule;
 		*len = end > start ? least((end - start) / o->granule * o->granule, max) : 0;
@@ -136,7 +138,8 @@ static void advance(struct model *m, uint64_t offset, uint64_t len)
 {
 	if (m->head < offset || m->head >= offset + len)
 		return;
-	for (m->head = offset + len; m->head < m->ready && (m->state[m->head] == EMPTY || m->state[m->head] == FORBIDDEN);)
+	for (m->head = offset + len;
+	     m->head < m->ready && (m->state[m->head] == EMPTY || m->state[m->head] == FORBIDDEN);)
 		m->head++;
 }
 
@@ -208,7 +211,7 @@ static enum status model_assign(struct model *m, const struct op *o, uint8_t pai
 	for (uint64_t i = o->offset; i < end; i++) {
 		rows += in_row(m, i);
 		same += in_row(m, i) && m->pair[i] == pair && m->key_len[i] == o->key_len &&
-		        m->key_at[i] == o->offset + (i - o->offset) / o->key_len * o->key_len;
+			m->key_at[i] == o->offset + (i - o->offset) / o->key_len * o->key_len;
 	}
 	if (rows > 0)
 		return same == len ? ST_OK : ST_CONFLICT;
@@ -282,7 +285,7 @@ static uint64_t roll(struct run *r, uint64_t n)
 /* Mostly near where something happens. */
 static uint64_t roll_offset(struct run *r)
 {
-	uint64_t marks[] = { r->m.head, r->m.ready, r->m.tail, 0 };
+	uint64_t marks[] = {r->m.head, r->m.ready, r->m.tail, 0};
 	uint64_t at = marks[roll(r, 4)] + roll(r, 2000);
 
 	if (roll(r, 2))
@@ -292,22 +295,23 @@ static uint64_t roll_offset(struct run *r)
 
 static struct op roll_op(struct run *r)
 {
-	static const uint32_t lens[] = { 16, 32, 32, 64, 7 };
-	struct op o = { .pool = pool_id(1), .offset = roll_offset(r), .len = 1 + roll(r, roll(r, 3) ? 300 : 5000) };
+	static const uint32_t lens[] = {16, 32, 32, 64, 7};
+	struct op o = {
+	    .pool = pool_id(1), .offset = roll_offset(r), .len = 1 + roll(r, roll(r, 3) ? 300 : 5000)};
 	uint64_t pick = roll(r, 100);
 	uint8_t twist = roll(r, 20) == 0 ? 0xff : 0;
 
 	o.kind = pick < 25   ? OP_APPEND
-	         : pick < 37 ? OP_SETTLE
-	         : pick < 42 ? OP_READ
-	         : pick < 50 ? OP_TAKE
-	         : pick < 58 ? OP_TAKE_AT
-	         : pick < 61 ? OP_VOID
-	         : pick < 62 ? OP_VOID_BELOW
-	         : pick < 74 ? OP_ASSIGN
-	         : pick < 95 ? OP_DELIVER
-	         : pick < 98 ? OP_UNASSIGN
-	                     : OP_EXPIRE;
+		 : pick < 37 ? OP_SETTLE
+		 : pick < 42 ? OP_READ
+		 : pick < 50 ? OP_TAKE
+		 : pick < 58 ? OP_TAKE_AT
+		 : pick < 61 ? OP_VOID
+		 : pick < 62 ? OP_VOID_BELOW
+		 : pick < 74 ? OP_ASSIGN
+		 : pick < 95 ? OP_DELIVER
+		 : pick < 98 ? OP_UNASSIGN
+			     : OP_EXPIRE;
 	if (o.kind == OP_APPEND && roll(r, 2))
 		o.offset = r->m.tail;
 	if (o.offset + o.len > SPACE)
@@ -423,15 +427,17 @@ static enum status random_work(struct ks_txn *t, void *arg)
 		expected.status = model_op(r, &expected, &len);
 		o.status = op_call(t, &o);
 		if (getenv("QKDN_TELL") != NULL)
-			print_error("operation %d at %llu, length %llu: %s\n", o.kind, (unsigned long long)o.offset,
-			            (unsigned long long)o.len, status_name(o.status));
+			print_error("operation %d at %llu, length %llu: %s\n", o.kind,
+				    (unsigned long long)o.offset, (unsigned long long)o.len,
+				    status_name(o.status));
 		assert_int_equal(o.status, expected.status);
 		if (o.kind == OP_TAKE && o.status == ST_OK)
 			assert_int_equal(o.number, expected.number);
 		if (o.out.len > 0) {
 			assert_int_equal(o.status, ST_OK);
 			assert_int_equal(o.out.len, len);
-			assert_memory_equal(o.out.bytes, before + (o.kind == OP_TAKE ? o.number : o.offset), len);
+			assert_memory_equal(o.out.bytes, before + (o.kind == OP_TAKE ? o.number : o.offset),
+					    len);
 			secret_free(&o.out);
 		}
 		r->takes += o.status == ST_OK && (o.kind == OP_TAKE || o.kind == OP_TAKE_AT);
@@ -453,11 +459,11 @@ static void work_done(enum status s, void *arg)
 /* Something to take and deliver. */
 static void begin(struct run *r)
 {
-	struct op o = { .kind = OP_APPEND, .pool = pool_id(1), .bytes = r->bytes, .len = 20000 };
+	struct op o = {.kind = OP_APPEND, .pool = pool_id(1), .bytes = r->bytes, .len = 20000};
 
 	pattern(r->bytes, 0, o.len);
 	assert_int_equal(model_append(&r->m, &o), op_run(r->x, &o));
-	o = (struct op){ .kind = OP_SETTLE, .pool = pool_id(1), .offset = 15000 };
+	o = (struct op){.kind = OP_SETTLE, .pool = pool_id(1), .offset = 15000};
 	assert_int_equal(model_settle(&r->m, o.offset), op_run(r->x, &o));
 }
 
@@ -477,14 +483,15 @@ static void random_works(enum ks_backend backend, uint64_t seed, int steps)
 	r->x = &x;
 	print_message("seed %llu\n", (unsigned long long)seed);
 	for (int i = 0; i < steps; i++) {
-		struct work w = { .r = r, .count = 1 + (int)roll(r, OPS_MAX), .fail = roll(r, 6) == 0 };
+		struct work w = {.r = r, .count = 1 + (int)roll(r, OPS_MAX), .fail = roll(r, 6) == 0};
 
 		if (i % 100 == 0 && (i == 0 || backend == KS_LMDB)) {
 			if (x.ks != NULL)
 				store_close(&x);
 			store_open(&x);
 		}
-		if (i % 250 == 0 || r->m.head > SPACE - 6000) { /* start over with a new pool: the number stays */
+		if (i % 250 == 0 ||
+		    r->m.head > SPACE - 6000) { /* start over with a new pool: the number stays */
 			if (i > 0) {
 				store_close(&x);
 				remove_folder(x.store);
@@ -508,7 +515,8 @@ static void random_works(enum ks_backend backend, uint64_t seed, int steps)
 		if (roll(r, 300) == 0)
 			ks_rotate_data_key(x.ks, NULL, NULL);
 	}
-	print_message("%llu takes, %llu deliveries\n", (unsigned long long)r->takes, (unsigned long long)r->delivers);
+	print_message("%llu takes, %llu deliveries\n", (unsigned long long)r->takes,
+		      (unsigned long long)r->delivers);
 	assert_true(r->takes > (uint64_t)steps / 100 && r->delivers > (uint64_t)steps / 100);
 	store_unmake(&x);
 	free(saved);
@@ -538,8 +546,8 @@ static void random_works_in_lmdb(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(random_works_in_memory),
-		cmocka_unit_test(random_works_in_lmdb),
+	    cmocka_unit_test(random_works_in_memory),
+	    cmocka_unit_test(random_works_in_lmdb),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
