@@ -163,9 +163,9 @@ static void batch_answered(enum status s, const void *answer, void *arg)
  * mostly taken one behind another. */
 static uint32_t batch_add(struct batch *b, const struct request *r, const struct run *run)
 {
-	struct km_assignment *last = &b->assignments[b->m.count - 1];
+	struct km_assignment *last = b->m.count > 0 ? &b->assignments[b->m.count - 1] : NULL;
 
-	if (b->m.count > 0 && last->key_len == r->key_len && last->source == r->source->name &&
+	if (last != NULL && last->key_len == r->key_len && last->source == r->source->name &&
 	    last->destination == r->destination->name &&
 	    last->offset + (uint64_t)last->count * last->key_len == run->offset) {
 		last->count += run->count;

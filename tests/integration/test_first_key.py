@@ -1,10 +1,8 @@
 """Key supply upon request (Appendix I.1) between two nodes, with the real programs."""
 import os
-import threading
 import unittest
 import uuid
 
-import libqkdn
 from qkdn_test import TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, run, write
 
 OK, REFUSED, NOT_THERE = 0, 2, 3
@@ -59,33 +57,6 @@ class TwoNodes(Case):
         self.lab.get_by_id("app2", "app1", keys)
         golden(self, "ladder/I.1-lab.txt", run("qkdnctl", "trace", self.lab.folder).stdout)
 
-    def test_a_thousand_requests_in_each_direction_at_once(self):
-        clients = {app: libqkdn.Client(self.lab.env(app)) for app in ("app1", "app2")}
-        taken = {app: {} for app in clients}
-        failed = []
-
-        def request(app, other, count):
-            try:
-                for _ in range(count):
-                    keys = clients[app].get(other)
-                    self.assertEqual(clients[other].get_by_id(app, list(keys)), keys)
-                    taken[app].update(keys)
-            except Exception as problem:  # told in the main thread
-                failed.append(problem)
-
-        threads = [threading.Thread(target=request, args=(app, other, 125))
-                   for app, other in (("app1", "app2"), ("app2", "app1")) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for client in clients.values():
-            client.close()
-        self.assertEqual(failed, [])
-        everything = list(taken["app1"].values()) + list(taken["app2"].values())
-        self.assertEqual(len(everything), 2000)
-        self.assertEqual(len(set(everything)), 2000)
-
     def test_a_restarted_km_has_its_keys(self):
         keys = self.lab.get("app1", "app2", 4)
         for daemon in "bob/kmd", "alice/kmd":
@@ -105,7 +76,6 @@ class TwoNodesInNamespaces(TwoNodes):
     """The same, each node with an rpcbind of its own, through which its KM is found."""
 
     options = ("--netns",)
-    test_a_thousand_requests_in_each_direction_at_once = None  # one process cannot be in both namespaces
     test_the_ladder_is_the_recommendations = None
     test_a_refusal_consumes_nothing = None
 
