@@ -262,6 +262,12 @@ static bool link_stopped(struct rig *r)
 	return !qkd_link_state(r->link).running;
 }
 
+/* Both may be full already when one of them is restarted. */
+static bool registered_again(struct rig *r)
+{
+	return r->kms[1].registrations == 2 && both_full(r);
+}
+
 /* ---- tests ------------------------------------------------------------------------------ */
 
 static void blocks_are_pushed_alike_to_both(void **state)
@@ -376,8 +382,7 @@ static void a_restarted_km_is_found_again(void **state)
 	km_start(r, 1);
 	snprintf(address, sizeof address, "127.0.0.1:%u", port);
 	assert_int_equal(rtls_listen(r->kms[1].ep, address, &e), ST_OK);
-	run_until(r, both_full);
-	assert_int_equal(r->kms[1].registrations, 2);
+	run_until(r, registered_again);
 	assert_memory_equal(r->kms[0].bytes, r->kms[1].bytes, sizeof r->kms[0].bytes);
 	rig_free(r);
 }
