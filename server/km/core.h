@@ -65,6 +65,7 @@ struct link {
 	/* Leader: authentication keys of blocks that the follower has not decided on, from sync_keys_first on. */
 	struct secret sync_keys;
 	uint64_t sync_keys_first, sync_keys_offset;
+	uint32_t sync_window; /* one block more than so many is offered at most; grows with what is settled */
 
 	bool recounting; /* its stock, soon or now */
 	struct env_timer *stock_timer;

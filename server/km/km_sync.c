@@ -230,6 +230,7 @@ static void agreed(enum status s, void *arg)
 		l->stuck_since = 0;
 		apply(l, &o->a, o->stock);
 		drop_keys(l, o->a.count);
+		l->sync_window = l->sync_window < KM_WINDOW_MAX / 2 ? 2 * (l->sync_window + 1) : KM_WINDOW_MAX;
 	} else {
 		link_complain(l, "the answer of %s to a synchronization is not usable: %s", l->peer, status_name(s));
 	}
@@ -300,12 +301,13 @@ static void offered(enum status s, void *arg)
 }
 
 /* How many of at most max blocks from the first unsettled one on to offer: those that are here, or all
- * where a block has been missing too long. */
+ * where a block has been missing too long. Few at first: a kill loses the keys of what was offered, and a KM
+ * that is killed again and again before it has settled a block must not come to the end of them. */
 static uint32_t window(const struct link *l, uint64_t max, bool overdue)
 {
 	uint32_t n = 0;
 
-	while (n < max && n < KM_WINDOW_MAX && (overdue || link_has(l, l->next_sequence + n)))
+	while (n < max && n <= l->sync_window && n < KM_WINDOW_MAX && (overdue || link_has(l, l->next_sequence + n)))
 		n++;
 	return n;
 }
