@@ -234,6 +234,20 @@ static void source_killed_in_the_middle_of_a_relay(void **state)
 	}
 }
 
+/* Each kill loses the authentication keys of what was offered: they must not come to an end. */
+static void leader_killed_at_every_synchronization(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+	struct victim v = { .m = KM_LINK_SYNC, .fate = FATE_DROP, .left = 40, .restart_after = 200 * NS_PER_MS };
+
+	(void)state;
+	v.kill = sim_node(s, 0);
+	sim_set_hook(s, strike, &v);
+	sim_run(s, 30 * NS_PER_S);
+	assert_int_equal(v.left, 0);
+	end(s);
+}
+
 /* ---- messages ------------------------------------------------------------------------------------------------------- */
 
 static void completion_lost(void **state)
@@ -475,6 +489,7 @@ int main(void)
 		cmocka_unit_test(node_on_the_way_killed_before_forwarding),
 		cmocka_unit_test(destination_killed_around_its_commit),
 		cmocka_unit_test(source_killed_in_the_middle_of_a_relay),
+		cmocka_unit_test(leader_killed_at_every_synchronization),
 		cmocka_unit_test(completion_lost),
 		cmocka_unit_test(every_message_lost),
 		cmocka_unit_test(every_answer_lost),
