@@ -340,7 +340,8 @@ struct km {
 	struct transit *transits;
 	struct env_timer *tick;
 	unsigned ticks;
-	bool expiring;
+	bool expiring, rotating;
+	uint64_t rotate_at; /* monotonic; 0: not set yet */
 };
 
 struct application *application_by_name(struct km *km, const char *name);

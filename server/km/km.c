@@ -27,6 +27,7 @@ const struct km_limits km_default_limits = {
 	.link_max_stock = 64 * 1024 * 1024,
 	.request_deadline = 2 * NS_PER_S,
 	.max_request_deadline = 60 * NS_PER_S,
+	.data_key_lifetime = 24 * 3600 * NS_PER_S,
 	.key_lifetime = 3600 * NS_PER_S,
 	.missing_block_grace = 2 * NS_PER_S,
 	.call_timeout = 5 * NS_PER_S,
@@ -210,6 +211,31 @@ static void expire(struct km *km)
 	ks_submit(km->ks, expiry_work, expiry_done, x);
 }
 
+static void rotated(enum status s, void *arg)
+{
+	struct km *km = arg;
+
+	if (s == ST_OK)
+		log_info("the key store has a new data key; what was spent under the old one cannot be recovered");
+	else
+		log_error("rotating the data key of the key store: %s; it is tried again", status_name(s));
+	km->rotating = false;
+}
+
+/* What was spent stays recoverable from old pages of the file until its data key is destroyed. */
+static void rotate_data_key(struct km *km)
+{
+	uint64_t now = env_mono(km->env);
+
+	if (km->limits.data_key_lifetime == 0 || km->rotating || now < km->rotate_at)
+		return;
+	if (km->rotate_at != 0) {
+		km->rotating = true;
+		ks_rotate_data_key(km->ks, rotated, km);
+	}
+	km->rotate_at = now + km->limits.data_key_lifetime;
+}
+
 static void tick(void *arg)
 {
 	struct km *km = arg;
@@ -224,6 +250,7 @@ static void tick(void *arg)
 	}
 	if (++km->ticks % TICKS_PER_EXPIRY == 0)
 		expire(km);
+	rotate_data_key(km);
 	control_tick(km);
 	env_timer_set(km->env, km->tick, TICK_NS);
 }

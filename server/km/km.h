@@ -50,6 +50,7 @@ struct km_limits {
 	uint64_t link_max_stock;                /* bytes of a link's key pools beyond which QKD-keys are not taken */
 	uint64_t request_deadline;              /* ns: default wait for keys */
 	uint64_t max_request_deadline;
+	uint64_t data_key_lifetime;             /* ns between rotations of the store's data key; 0: never */
 	uint64_t key_lifetime;                  /* ns until an unfetched key is voided */
 	uint64_t missing_block_grace;           /* ns until a missing block is given up */
 	uint64_t call_timeout;                  /* ns for an answer from a peer */

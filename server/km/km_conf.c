@@ -14,6 +14,9 @@ static const struct conf_option store_options[] = {
 	  .help = "file of the master key, mode 0600; qkdn-pki master-key makes one" },
 	{ ROW(__typeof__(((struct km_conf *)0)->store), max_size, "max_size"), .type = CONF_SIZE, .fallback = "64 GiB",
 	  .min = 16.0 * 1024 * 1024, .max = 1e15, .help = "bound on the size of the key store" },
+	{ ROW(__typeof__(((struct km_conf *)0)->store), data_key_lifetime, "data_key_lifetime"), .type = CONF_DURATION,
+	  .fallback = "24 h", .min = 1, .max = 3.2e8,
+	  .help = "after it the store is sealed under a new data key, and what was spent before is gone for good" },
 	{ .name = NULL },
 };
 

@@ -24,7 +24,7 @@ struct km_conf {
 	char *certificate, *private_key, *authority, *trace;
 	struct {
 		char *directory, *master_key;
-		int64_t max_size;
+		int64_t max_size, data_key_lifetime;
 	} store;
 	struct conf_list links, peers, applications;
 	struct {
