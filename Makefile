@@ -59,7 +59,7 @@ BASE     := base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp
-KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory note pool rotate \
+KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory master note pool rotate \
 	row seal store stream sweep undo value
 ROUTE    := disjoint lsdb route topology
 
@@ -161,10 +161,14 @@ UNITS += ladder
 UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link quantum_device
-UNITS += keystore keystore_model keystore_files keystore_crash
+UNITS += keystore keystore_model keystore_files keystore_crash keystore_master
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)
+
+# A change of the master key is stopped in each of the calls that change a file.
+$(BUILD)/tests/unit/test_keystore_master: LDFLAGS += \
+	$(foreach f,open write pwrite fsync close rename unlink,-Wl$(comma)--wrap=$(f))
 
 # Units of programs: their objects beside the libraries.
 # libqkdn is tested as applications see it: through its static library.

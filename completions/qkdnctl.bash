@@ -1,11 +1,14 @@
 # Completion of qkdnctl for bash.
-_qkdnctl_controller()
+_qkdnctl_daemon()
 {
 	local words="--json --lab --node --help"
 
 	if [ "$COMP_CWORD" -eq 2 ]; then
 		words=show
-		[ "${COMP_WORDS[1]}" = link ] && words=list
+		case ${COMP_WORDS[1]} in
+		link | pool | relay) words=list ;;
+		km) words="change-master-key status" ;;
+		esac
 	elif [ "$2" = --lab ]; then
 		mapfile -t COMPREPLY < <(compgen -d -- "$1")
 		return
@@ -21,12 +24,12 @@ _qkdnctl()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "link route topology trace --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "km link pool relay route topology trace --help --version" -- "$cur")
 		return
 	fi
 	case ${COMP_WORDS[1]} in
-	link | route | topology)
-		_qkdnctl_controller "$cur" "$prev"
+	km | link | pool | relay | route | topology)
+		_qkdnctl_daemon "$cur" "$prev"
 		return
 		;;
 	esac

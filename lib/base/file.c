@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "log.h"
+
 enum status file_check_private(const char *path, struct err *e)
 {
 	struct stat st;
@@ -109,6 +111,31 @@ static bool sync_folder_of(const char *path)
 		close(fd);
 	free(copy);
 	return ok;
+}
+
+enum status file_rename(const char *from, const char *to, struct err *e)
+{
+	if (rename(from, to) == 0 && sync_folder_of(to))
+		return ST_OK;
+	return err_set(e, ST_STORAGE, "putting %s in the place of %s: %s", from, to, strerror(errno));
+}
+
+void file_overwrite(int fd)
+{
+	static const uint8_t zeros[4096];
+	struct stat st;
+	off_t at = 0;
+	ssize_t n = 0;
+
+	for (; fstat(fd, &st) == 0 && at < st.st_size; at += n) {
+		off_t rest = st.st_size - at;
+
+		n = pwrite(fd, zeros, rest < (off_t)sizeof zeros ? (size_t)rest : sizeof zeros, at);
+		if (n <= 0)
+			break;
+	}
+	if (n < 0 || fsync(fd) != 0)
+		log_warning("what a replaced file of secrets held could not be overwritten: %s", strerror(errno));
 }
 
 enum status file_write(const char *path, const void *bytes, size_t len, unsigned mode, struct err *e)

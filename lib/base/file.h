@@ -13,8 +13,15 @@ MUST_CHECK enum status file_check_private(const char *path, struct err *e);
 MUST_CHECK enum status file_read(const char *path, size_t max, char **text, size_t *len, struct err *e);
 MUST_CHECK enum status file_read_secret(const char *path, size_t max, struct secret *s, struct err *e);
 
+/* Renames from over to and syncs the folder. */
+MUST_CHECK enum status file_rename(const char *from, const char *to, struct err *e);
+
 /* Writes path + ".new" with the mode, syncs it, renames it over path and syncs the folder. */
 MUST_CHECK enum status file_write(const char *path, const void *bytes, size_t len, unsigned mode,
                                   struct err *e);
+
+/* For a file of secrets that was open for writing and has been replaced: its bytes are written over with zeros.
+ * Best effort: they are in no file any more, and this reaches most of the disks below. */
+void file_overwrite(int fd);
 
 #endif

@@ -155,7 +155,14 @@ MUST_CHECK enum status rotation_step(struct ks_txn *t);
 struct job *rotation_committed(struct ks *ks);
 void rotation_aborted(struct ks *ks);
 enum status rotation_request(struct ks *ks, struct job *job);
-enum status master_change(struct ks *ks, const char *path);
+
+/* ---- master.c: the master key and its change ------------------------------------------------------ */
+
+/* Reads the master key and, where there are any, the data keys that it wraps. A change that a crash cut short
+ * is finished. */
+MUST_CHECK enum status master_open(struct ks *ks, bool has_keyring, struct err *e);
+/* why: said where it is not ST_OK. */
+MUST_CHECK enum status master_change(struct ks *ks, struct err *why);
 
 /* ---- generation.c ---------------------------------------------------------------------------------- */
 
@@ -176,7 +183,7 @@ struct job {
 	ks_done done;
 	void *arg;
 	enum job_kind kind;
-	char *path; /* of the new master key */
+	struct err *why; /* of JOB_MASTER: its submitter's, until done */
 	enum status status;
 	struct job *next;
 };
@@ -200,6 +207,7 @@ struct ks {
 	struct seal *seal;
 	struct keyring keyring;
 	struct secret master;
+	bool master_unplaced; /* master is still in the file of the next one */
 	struct pools pools;
 	struct chunk_cache cache;
 	struct row_cache *rows;

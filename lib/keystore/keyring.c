@@ -154,15 +154,6 @@ enum status keyring_read(struct keyring *r, const char *path, const struct secre
 	return s;
 }
 
-/* Best effort: what the file held is in no file any more, and this reaches most of the disks below. */
-static void overwrite(int fd)
-{
-	static const uint8_t zeros[FILE_MAX];
-
-	if (pwrite(fd, zeros, sizeof zeros, 0) != (ssize_t)sizeof zeros || fsync(fd) != 0)
-		log_warning("key store: the old file of data keys could not be overwritten");
-}
-
 enum status keyring_write(const struct keyring *r, const char *path, const struct secret *master,
 			  struct err *e)
 {
@@ -189,7 +180,7 @@ enum status keyring_write(const struct keyring *r, const char *path, const struc
 	s = file_write(path, file, AT_KEYS + r->count * ENTRY_LEN, 0600, e);
 	if (old >= 0) {
 		if (s == ST_OK)
-			overwrite(old);
+			file_overwrite(old);
 		close(old);
 	}
 	return s;

@@ -197,8 +197,10 @@ struct ks_stats {
 };
 void ks_stats(struct ks *ks, struct ks_stats *s); /* any thread */
 
-/* Wraps the data keys under a new master key, while running: reads it from path (32 bytes, 0600). */
-void ks_rotate_master_key(struct ks *ks, const char *path, ks_done done, void *arg);
+/* Changes to the master key that lies beside the present one, in master_key_file and ".next", while running:
+ * wraps the data keys under it, and puts that file into master_key_file's place. A crash in between is made
+ * good by the next opening. Where it fails *why says so; it stays the caller's and must live until done. */
+void ks_rotate_master_key(struct ks *ks, struct err *why, ks_done done, void *arg);
 
 /* Makes a new data key, seals everything under it in steps, then destroys the old one: the end of the
  * erase horizon for what was spent before. done is called when the old one is gone. */

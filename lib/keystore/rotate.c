@@ -1,5 +1,5 @@
 /*
- * rotate.c - new data keys, new master keys.
+ * rotate.c - new data keys.
  *
  * A rotation of the data key first lets the sweep finish a round, so that all that was spent is cut out
  * of the chunks; then adds a key, durably, under which everything is sealed from now on; seals what is
@@ -189,41 +189,4 @@ struct job *rotation_committed(struct ks *ks)
 		}
 	}
 	return destroy(ks);
-}
-
-enum status master_change(struct ks *ks, const char *path)
-{
-	struct secret fresh = {NULL, 0}, old = {NULL, 0};
-	char *old_path = ks->master_path;
-	struct err e;
-	enum status s;
-
-	if (ks->keyring_path == NULL)
-		return ST_OK;
-	s = file_read_secret(path, SEAL_KEY_LEN, &fresh, &e);
-	if (s == ST_OK && fresh.len != SEAL_KEY_LEN)
-		s = err_set(&e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes", path,
-			    SEAL_KEY_LEN);
-	if (s != ST_OK) {
-		log_error("key store: changing the master key: %s", e.text);
-		secret_free(&fresh);
-		return s;
-	}
-	secret_move(&old, &ks->master);
-	secret_move(&ks->master, &fresh);
-	ks->master_path = xstrdup(path);
-	s = generation_write(ks, &e); /* beside the new one first: both are right for a while */
-	if (s == ST_OK)
-		s = keyring_write(&ks->keyring, ks->keyring_path, &ks->master, &e);
-	if (s != ST_OK) {
-		log_error("key store: changing the master key: %s", e.text);
-		secret_free(&ks->master);
-		secret_move(&ks->master, &old);
-		free(ks->master_path);
-		ks->master_path = old_path;
-		return s;
-	}
-	secret_free(&old);
-	free(old_path);
-	return ST_OK;
 }

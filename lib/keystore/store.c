@@ -69,12 +69,6 @@ struct report {
 
 /* ---- reporting --------------------------------------------------------------------------------------- */
 
-static void job_free(struct job *j)
-{
-	free(j->path);
-	free(j);
-}
-
 static void report_run(void *arg)
 {
 	struct report *r = arg;
@@ -84,7 +78,7 @@ static void report_run(void *arg)
 		next = j->next;
 		if (r->ks != NULL && j->done != NULL)
 			j->done(j->status, j->arg); /* which may close the store */
-		job_free(j);
+		free(j);
 	}
 	if (r->ks != NULL) {
 		pthread_mutex_lock(&r->ks->lock);
@@ -199,7 +193,7 @@ static struct job *run_jobs(struct ks_txn *t, struct job *jobs, struct job **fin
 			j->status = rotation_request(t->ks, j);
 			continue;
 		}
-		j->status = j->kind == JOB_MASTER ? master_change(t->ks, j->path)
+		j->status = j->kind == JOB_MASTER ? master_change(t->ks, j->why)
 			    : t->broken           ? ST_STORAGE
 						  : run_step(t, j->work, j->arg);
 		if (j->status != ST_OK)
@@ -398,11 +392,11 @@ void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
 	submit(ks, job);
 }
 
-void ks_rotate_master_key(struct ks *ks, const char *path, ks_done done, void *arg)
+void ks_rotate_master_key(struct ks *ks, struct err *why, ks_done done, void *arg)
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	*job = (struct job){.kind = JOB_MASTER, .path = xstrdup(path), .done = done, .arg = arg};
+	*job = (struct job){.kind = JOB_MASTER, .why = why, .done = done, .arg = arg};
 	submit(ks, job);
 }
 
@@ -465,26 +459,17 @@ static enum status lock_directory(struct ks *ks, struct err *e)
 	return ST_OK;
 }
 
-static enum status open_master(struct ks *ks, struct err *e)
-{
-	enum status s = file_read_secret(ks->master_path, SEAL_KEY_LEN, &ks->master, e);
-
-	if (s == ST_OK && ks->master.len != SEAL_KEY_LEN)
-		return err_set(e, ST_CONFIGURATION, "%s: not a master key, which has %d bytes",
-			       ks->master_path, SEAL_KEY_LEN);
-	return s;
-}
-
-/* The data keys; *fresh where there is no store yet. */
-static enum status open_keyring(struct ks *ks, bool *fresh, struct err *e)
+/* The master key and the data keys; *fresh where there is no store yet. */
+static enum status open_keys(struct ks *ks, bool *fresh, struct err *e)
 {
 	char *data = xasprintf("%s/data.mdb", ks->directory);
-	bool has_data = access(data, F_OK) == 0;
+	bool has_data = access(data, F_OK) == 0, has_keyring = access(ks->keyring_path, F_OK) == 0;
+	enum status s = master_open(ks, has_keyring, e);
 
 	free(data);
 	*fresh = !has_data;
-	if (access(ks->keyring_path, F_OK) == 0)
-		return keyring_read(&ks->keyring, ks->keyring_path, &ks->master, e);
+	if (s != ST_OK || has_keyring)
+		return s;
 	if (has_data)
 		return err_set(e, ST_STORAGE,
 			       "%s: missing: without it the keys at rest cannot be read: put it back, or "
@@ -508,9 +493,7 @@ static enum status open_lmdb(struct ks *ks, struct err *e)
 	if (s == ST_OK)
 		s = lock_directory(ks, e);
 	if (s == ST_OK)
-		s = open_master(ks, e);
-	if (s == ST_OK)
-		s = open_keyring(ks, &fresh, e);
+		s = open_keys(ks, &fresh, e);
 	if (s == ST_OK)
 		s = kv_lmdb_open(&ks->kv, ks->directory, ks->options.max_bytes, e);
 	if (s != ST_OK)
@@ -625,7 +608,7 @@ static void jobs_free(struct job *j)
 {
 	for (struct job *next; j != NULL; j = next) {
 		next = j->next;
-		job_free(j);
+		free(j);
 	}
 }
 

@@ -359,7 +359,7 @@ km_handler handle_key_request, handle_key_request_with_id, handle_status;
 km_handler handle_key_supply, handle_key_sync, handle_register, handle_alarm;
 km_handler handle_link_open, handle_link_sync, handle_allocate, handle_relay, handle_completion;
 km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
-km_handler handle_mk_status, handle_mk_pools, handle_mk_relays;
+km_handler handle_mk_status, handle_mk_pools, handle_mk_relays, handle_mk_change_master_key;
 km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
 
 /* Load what the store remembers; run in the works of km.c's start. */

@@ -123,6 +123,7 @@ static km_handler *const handlers[KM_MESSAGES] = {
 	[KM_MK_STATUS] = handle_mk_status,
 	[KM_MK_POOLS] = handle_mk_pools,
 	[KM_MK_RELAYS] = handle_mk_relays,
+	[KM_MK_CHANGE_MASTER_KEY] = handle_mk_change_master_key,
 };
 
 void km_receive(struct km *km, enum km_message m, const char *from, const void *message, km_reply reply, void *arg)

@@ -15,6 +15,7 @@ static const struct rtls_procedure procedures[] = {
 	{ MK_STATUS, "KM status request", "Response to KM status request", "manager admin" },
 	{ MK_POOLS, "Key pool status request", "Response to key pool status request", "manager admin" },
 	{ MK_RELAYS, "Key relay status request", "Response to key relay status request", "manager admin" },
+	{ MK_CHANGE_MASTER_KEY, "Master key change request", "Response to master key change request", "manager admin" },
 	{ 0, NULL, NULL, NULL },
 };
 
@@ -113,4 +114,21 @@ bool_t mk_relays_1_svc(qkdn_request *a, mk_relays_result *result, struct svc_req
 
 	(void)result;
 	return wire_receive(rq, KM_MK_RELAYS, &trace, relays_result, (xdrproc_t)xdr_mk_relays_result);
+}
+
+static void master_key_result(const struct km_answer *answer, void *result)
+{
+	const struct km_mk_master_key_answer *a = (const struct km_mk_master_key_answer *)answer;
+	mk_master_key_result *r = result;
+
+	wire_outcome(answer, &r->outcome);
+	r->km = xstrdup(a->km ? a->km : "");
+}
+
+bool_t mk_change_master_key_1_svc(qkdn_request *a, mk_master_key_result *result, struct svc_req *rq)
+{
+	struct id trace = wire_to_id(a->header.trace);
+
+	(void)result;
+	return wire_receive(rq, KM_MK_CHANGE_MASTER_KEY, &trace, master_key_result, (xdrproc_t)xdr_mk_master_key_result);
 }

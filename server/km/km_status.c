@@ -1,4 +1,5 @@
-/* km_status.c - what a KM tells its manager: counters, pools, ranges on their way (Mk). */
+/* km_status.c - what a KM tells its manager: counters, pools, ranges on their way; and what the manager may have it
+ * do, which is to change the master key of its store (Mk). */
 #include <stdlib.h>
 
 #include "core.h"
@@ -118,4 +119,38 @@ void handle_mk_relays(struct km *km, const char *from, const void *message, km_r
 	a.count = all->count;
 	reply(&a.answer, arg);
 	free(all);
+}
+
+/* ---- the master key ---------------------------------------------------------------------------------------- */
+
+struct master_change {
+	struct km *km;
+	struct err why;
+	km_reply reply;
+	void *arg;
+};
+
+/* Old copies of the wrapped data keys open with the old master key: what comes is sealed under another one. */
+static void master_changed(enum status s, void *arg)
+{
+	struct master_change *c = arg;
+	struct km_mk_master_key_answer a = { .km = c->km->name };
+
+	if (s == ST_OK) {
+		c->km->rotate_at = env_mono(c->km->env);
+		c->reply(&a.answer, c->arg);
+	} else {
+		km_refuse(c->reply, c->arg, s, "%s", c->why.text);
+	}
+	free(c);
+}
+
+void handle_mk_change_master_key(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	struct master_change *c = xcalloc(1, sizeof *c);
+
+	(void)message;
+	log_info("%s asks for a change of the key store's master key", from);
+	*c = (struct master_change){ .km = km, .reply = reply, .arg = arg };
+	ks_rotate_master_key(km->ks, &c->why, master_changed, c);
 }

@@ -68,6 +68,7 @@ enum km_message {
 	KM_MK_STATUS,
 	KM_MK_POOLS,
 	KM_MK_RELAYS,
+	KM_MK_CHANGE_MASTER_KEY,
 	KM_MESSAGES
 };
 
@@ -466,6 +467,11 @@ struct km_mk_relays_answer {
 	struct km_answer answer;
 	uint32_t count;
 	const struct km_mk_relay *relays;
+};
+
+struct km_mk_master_key_answer {
+	struct km_answer answer;
+	const char *km;
 };
 
 #endif

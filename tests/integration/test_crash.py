@@ -20,7 +20,7 @@ import sys
 import time
 import unittest
 
-from qkdn_test import BUILD, Case, Lab, eventually, run, write
+from qkdn_test import BUILD, Case, Lab, eventually, program, run, write
 
 SECONDS = float(os.environ.get("QKDN_CRASH_SECONDS", "25"))
 SEED = int(os.environ.get("QKDN_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2 ** 31)
@@ -201,6 +201,48 @@ class Crash(Case):
         self.assertIn("an older copy of the store", self.lab.logs())
         shutil.rmtree(store)
         os.rename(self.path("newest"), store)
+        self.start("alice/kmd")
+        self.keys_flow()
+
+    def change_master_key(self, node, then=None):
+        """The exit status of qkdnctl; then() is called while it runs."""
+        master = self.store(node)[1]
+        if not os.path.exists(master + ".next"):
+            run("qkdn-pki", "master-key", master + ".next")
+        asking = subprocess.Popen([program("qkdnctl"), "km", "change-master-key", "--lab", self.lab.folder, "--node", node],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if then is not None:
+            then()
+        return asking.wait(30)
+
+    def test_a_new_master_key_under_load(self):
+        """... and killed in the middle of the change, again and again. The old one is refused afterwards."""
+        self.up()
+        load = Load(self, self.lab)
+        store, master = self.store("alice")
+        for i in range(12):
+            node = ("alice", "bob")[i % 2]
+
+            def kill():
+                time.sleep(self.random.uniform(0.01, 0.08))
+                self.kill([node + "/kmd"])
+            self.change_master_key(node, kill)
+            self.start(node + "/kmd")
+        with open(master, "rb") as file:
+            old = file.read()
+        for node in "alice", "bob":
+            self.assertTrue(eventually(lambda: self.change_master_key(node) == 0))
+            self.assertFalse(os.path.exists(self.store(node)[1] + ".next"))
+        self.keys_flow()
+        self.check(load.finish(self))
+        self.assertIn("has a new data key", self.lab.logs())
+        run("qkdn-lab", "stop", self.lab.folder, "alice/kmd")
+        os.rename(master, master + ".kept")
+        with open(os.open(master, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(old)
+        self.assertNotEqual(run("qkdn-lab", "start", self.lab.folder, "alice/kmd", check=False).returncode, 0)
+        self.assertIn(store + "/keys: sealed under another master key", self.lab.logs())
+        os.rename(master + ".kept", master)
         self.start("alice/kmd")
         self.keys_flow()
 

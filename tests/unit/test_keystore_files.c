@@ -562,35 +562,6 @@ static void what_void_below_gave_up_is_erased_too(void **state)
 	assert_false(recoverable(x, 8));
 }
 
-static void the_master_key_can_be_changed(void **state)
-{
-	struct store *x = *state;
-	char *fresh = xasprintf("%s/fresh.key", x->dir), *old = xasprintf("%s", x->master);
-	struct err e;
-
-	fill(x, 1, 1000);
-	assert_int_equal(ks_master_key_make(fresh, &e), ST_OK);
-	rotated = ST_INTERNAL;
-	ks_rotate_master_key(x->ks, fresh, rotation_done, NULL);
-	while (world_step(x->world))
-		;
-	assert_int_equal(rotated, ST_OK);
-	assert_int_equal(take(x, 1, 100), ST_OK);
-	store_close(x);
-	refused(x, "another master key");
-	assert_int_equal(rename(fresh, x->master),
-			 0); /* as an operator would: the new one in the old one's place */
-	store_open(x);
-	assert_int_equal(take(x, 1, 900), ST_OK);
-	rotated = ST_OK;
-	ks_rotate_master_key(x->ks, "/nonexistent", rotation_done, NULL);
-	while (world_step(x->world))
-		;
-	assert_int_equal(rotated, ST_CONFIGURATION);
-	free(fresh);
-	free(old);
-}
-
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -607,7 +578,6 @@ int main(void)
 	    TEST(the_bound_on_the_file_is_kept),
 	    TEST(spent_keys_cannot_be_recovered),
 	    TEST(what_void_below_gave_up_is_erased_too),
-	    TEST(the_master_key_can_be_changed),
 	    TEST(flipped_bits_never_give_wrong_keys),
 	};
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 static const struct ctl_command commands[] = {
+	{ "km change-master-key", ctl_km_change_master_key, "have the stores of key managers change to their next master key" },
 	{ "km status", ctl_km_status, "show what key managers have done since their start" },
 	{ "link list", ctl_link_list, "list QKD links with stock, rates and error ratio" },
 	{ "pool list", ctl_pool_list, "list the key pools of key managers" },
@@ -27,7 +28,7 @@ static void print_usage(FILE *to)
 	      "What a QKD network does, and how it is. Commands:\n\n",
 	      to);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(to, "  %-16s %s\n", commands[i].words, commands[i].description);
+		fprintf(to, "  %-20s %s\n", commands[i].words, commands[i].description);
 	fputs("\n`qkdnctl COMMAND --help` tells more; so does qkdnctl(8).\n", to);
 }
 

@@ -23,6 +23,7 @@ static const struct rtls_procedure mk_procedures[] = {
 	{ MK_STATUS, "KM status request", "Response to KM status request", "" },
 	{ MK_POOLS, "Key pool status request", "Response to key pool status request", "" },
 	{ MK_RELAYS, "Key relay status request", "Response to key relay status request", "" },
+	{ MK_CHANGE_MASTER_KEY, "Master key change request", "Response to master key change request", "" },
 	{ 0, NULL, NULL, NULL },
 };
 static const struct rtls_program mk_program = { QKDN_MK, QKDN_MK_V1, "Mk", NULL, mk_procedures, true };

@@ -1,5 +1,5 @@
 /*
- * km.c - qkdnctl km status, pool list, relay list: what key managers hold and do (Mk).
+ * km.c - qkdnctl km status, pool list, relay list: what key managers hold and do (Mk); km change-master-key.
  *
  * What they answer is gathered as JSON, and either printed so or drawn as a table.
  */
@@ -228,4 +228,30 @@ int ctl_relay_list(int argc, char **argv)
 	            "Lists the ranges of key bits that are on their way into KSA pools: allocations from a link, relays, "
 	            "reservations, and transits at the nodes between.",
 	            ask_relays, columns);
+}
+
+/* ---- km change-master-key ------------------------------------------------------------------------------------ */
+
+static enum status ask_change_master_key(struct ctl_client *c, void *arg, struct err *e)
+{
+	qkdn_request request;
+	mk_master_key_result r = { .km = NULL };
+	enum status s;
+
+	ctl_new_trace(&request.header);
+	s = ctl_answer(c, mk_change_master_key_1(&request, &r, c->rpc), &r.outcome, e);
+	if (s == ST_OK)
+		json_array_append_new(arg, json_pack("{s:s, s:s}", "km", r.km, "master_key", "changed"));
+	xdr_free((xdrproc_t)xdr_mk_master_key_result, &r);
+	return s;
+}
+
+int ctl_km_change_master_key(int argc, char **argv)
+{
+	static const struct column columns[] = { { "km", "KM" }, { "master_key", "MASTER KEY" }, { NULL, NULL } };
+
+	return show(argc, argv,
+	            "Has the key stores of key managers change to the next master key, which lies beside the present one "
+	            "(master_key and \".next\"; qkdn-pki master-key makes it). No key goes over the network.",
+	            ask_change_master_key, columns);
 }

@@ -1,0 +1,327 @@
+/*
+ * test_keystore_master.c - the change of the master key. Wherever it is stopped the store opens with the one or
+ * the other without help, and with one alone; nothing in it is lost.
+ */
+#include "keystore_fixture.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+enum { STOPPED = 77, DONE = 78, KEY_LEN = 32 };
+
+/* ---- stopping --------------------------------------------------------------------------------------- */
+
+static int calls_left = -1; /* that change a file, before the process ends; -1: it does not */
+
+static bool stops_here(void)
+{
+	return calls_left >= 0 && calls_left-- == 0;
+}
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, mode_t mode);
+int __wrap_open(const char *path, int flags, mode_t mode)
+{
+	if ((flags & O_CREAT) != 0 && stops_here())
+		_exit(STOPPED);
+	return __real_open(path, flags, mode);
+}
+
+/* A write is stopped in the middle. */
+ssize_t __real_write(int fd, const void *p, size_t len);
+ssize_t __wrap_write(int fd, const void *p, size_t len);
+ssize_t __wrap_write(int fd, const void *p, size_t len)
+{
+	if (!stops_here())
+		return __real_write(fd, p, len);
+	(void)!__real_write(fd, p, len / 2);
+	_exit(STOPPED);
+}
+
+ssize_t __real_pwrite(int fd, const void *p, size_t len, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *p, size_t len, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *p, size_t len, off_t at)
+{
+	if (!stops_here())
+		return __real_pwrite(fd, p, len, at);
+	(void)!__real_pwrite(fd, p, len / 2, at);
+	_exit(STOPPED);
+}
+
+#define STOPPABLE(name, parameters, arguments)                                                               \
+	int __real_##name parameters;                                                                        \
+	int __wrap_##name parameters;                                                                        \
+	int __wrap_##name parameters                                                                         \
+	{                                                                                                    \
+		if (stops_here())                                                                            \
+			_exit(STOPPED);                                                                      \
+		return __real_##name arguments;                                                              \
+	}
+
+STOPPABLE(fsync, (int fd), (fd))
+STOPPABLE(close, (int fd), (fd))
+STOPPABLE(rename, (const char *from, const char *to), (from, to))
+STOPPABLE(unlink, (const char *path), (path))
+
+/* ---- the store ---------------------------------------------------------------------------------------- */
+
+static int set_up(void **state)
+{
+	struct store *x = xcalloc(1, sizeof *x);
+
+	store_make(x, KS_LMDB);
+	assert_int_equal(create(x, 1), ST_OK);
+	assert_int_equal(append(x, 1, 0, 40000), ST_OK);
+	assert_int_equal(settle(x, 1, 40000), ST_OK);
+	*state = x;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	calls_left = -1;
+	store_unmake(*state);
+	free(*state);
+	return 0;
+}
+
+static const char *next_of(const struct store *x)
+{
+	static char path[256];
+
+	snprintf(path, sizeof path, "%s.next", x->master);
+	return path;
+}
+
+static void make_next(const struct store *x)
+{
+	struct err e;
+
+	if (access(next_of(x), F_OK) != 0)
+		assert_int_equal(ks_master_key_make(next_of(x), &e), ST_OK);
+}
+
+struct key {
+	uint8_t bytes[KEY_LEN];
+};
+
+static struct key key_in(const char *path)
+{
+	struct secret s = {NULL, 0};
+	struct key key;
+	struct err e;
+
+	assert_int_equal(file_read_secret(path, KEY_LEN, &s, &e), ST_OK);
+	memcpy(key.bytes, s.bytes, KEY_LEN);
+	secret_free(&s);
+	return key;
+}
+
+static bool same(struct key a, struct key b)
+{
+	return memcmp(a.bytes, b.bytes, KEY_LEN) == 0;
+}
+
+static void put_key(const char *path, struct key key)
+{
+	struct err e;
+
+	assert_int_equal(file_write(path, key.bytes, KEY_LEN, 0600, &e), ST_OK);
+}
+
+static enum status changed;
+static struct err why;
+
+static void change_done(enum status s, void *arg)
+{
+	(void)arg;
+	changed = s;
+}
+
+static enum status change(struct store *x)
+{
+	changed = ST_INTERNAL;
+	ks_rotate_master_key(x->ks, &why, change_done, NULL);
+	while (world_step(x->world))
+		;
+	return changed;
+}
+
+static void keys_are_there(struct store *x)
+{
+	struct op o = {.kind = OP_TAKE, .pool = pool_id(1), .min = 100, .max = 100, .granule = 1};
+
+	assert_int_equal(op_run(x, &o), ST_OK);
+	assert_true(is_pattern(&o.out, o.number));
+	secret_free(&o.out);
+}
+
+static void refused(struct store *x, const char *because)
+{
+	struct err e = {ST_OK, ""};
+
+	assert_int_not_equal(store_try_open(x, &e), ST_OK);
+	if (strstr(e.text, because) == NULL)
+		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
+	assert_non_null(strstr(e.text, because));
+	x->ks = NULL;
+}
+
+/* ---- the tests ---------------------------------------------------------------------------------------- */
+
+static void the_next_one_takes_its_place(void **state)
+{
+	struct store *x = *state;
+	struct key old = key_in(x->master), next;
+
+	make_next(x);
+	next = key_in(next_of(x));
+	assert_int_equal(change(x), ST_OK);
+	keys_are_there(x);
+	assert_true(same(key_in(x->master), next));
+	assert_int_not_equal(access(next_of(x), F_OK), 0);
+	store_close(x);
+	store_open(x);
+	keys_are_there(x);
+	store_close(x);
+	put_key(x->master, old);
+	refused(x, "another master key");
+	put_key(x->master, next);
+	store_open(x);
+	keys_are_there(x);
+}
+
+static void what_is_no_next_one_is_refused(void **state)
+{
+	struct store *x = *state;
+	struct key old = key_in(x->master);
+	struct err e;
+
+	assert_int_equal(change(x), ST_CONFIGURATION);
+	assert_non_null(strstr(why.text, next_of(x)));
+	assert_int_equal(file_write(next_of(x), "short", 5, 0600, &e), ST_OK);
+	assert_int_equal(change(x), ST_CONFIGURATION);
+	assert_non_null(strstr(why.text, "32 bytes"));
+	put_key(next_of(x), old);
+	assert_int_equal(change(x), ST_CONFLICT);
+	unlink(next_of(x));
+	make_next(x);
+	chmod(next_of(x), 0640);
+	assert_int_equal(change(x), ST_CONFIGURATION);
+	assert_non_null(strstr(why.text, "chmod"));
+	assert_true(same(key_in(x->master), old));
+	keys_are_there(x);
+	store_close(x);
+	store_open(x); /* a file that is no key is no hindrance */
+	keys_are_there(x);
+}
+
+/* The old key's bytes are in its file no more, should anybody still hold that. */
+static void the_old_one_is_overwritten(void **state)
+{
+	struct store *x = *state;
+	int fd = open(x->master, O_RDONLY, 0);
+	struct key left, none = {{0}};
+
+	make_next(x);
+	assert_int_equal(change(x), ST_OK);
+	assert_int_equal(pread(fd, left.bytes, KEY_LEN, 0), KEY_LEN);
+	close(fd);
+	assert_true(same(left, none));
+}
+
+static void a_folder_that_cannot_be_written_is_told(void **state)
+{
+	struct store *x = *state;
+	struct key old = key_in(x->master);
+	char *blocked = xasprintf("%s/keys.new", x->store);
+
+	make_next(x);
+	assert_int_equal(mkdir(blocked, 0700), 0);
+	assert_int_equal(change(x), ST_STORAGE);
+	assert_non_null(strstr(why.text, "ask again"));
+	assert_true(same(key_in(x->master), old));
+	keys_are_there(x);
+	assert_int_equal(rmdir(blocked), 0);
+	assert_int_equal(change(x), ST_OK);
+	keys_are_there(x);
+	free(blocked);
+}
+
+static void with_two_wrong_keys_it_is_refused(void **state)
+{
+	struct store *x = *state;
+	struct err e;
+
+	store_close(x);
+	unlink(x->master);
+	assert_int_equal(ks_master_key_make(x->master, &e), ST_OK);
+	make_next(x);
+	refused(x, next_of(x));
+}
+
+/* A child changes the master key and is stopped in the n-th call; false: it came to the end. */
+static bool change_stopped_at(struct store *x, int n)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		store_open(x);
+		calls_left = n;
+		if (change(x) != ST_OK)
+			_exit(1);
+		_exit(DONE);
+	}
+	assert_true(child > 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_true(WEXITSTATUS(status) == STOPPED || WEXITSTATUS(status) == DONE);
+	return WEXITSTATUS(status) == STOPPED;
+}
+
+static void wherever_it_is_stopped_one_of_the_two_opens(void **state)
+{
+	struct store *x = *state;
+	int n = 0, before = 0, after = 0;
+	bool stopped = true;
+
+	store_close(x);
+	for (; stopped; n++) {
+		struct key old = key_in(x->master), next;
+		bool was_changed;
+
+		make_next(x);
+		next = key_in(next_of(x));
+		stopped = change_stopped_at(x, n);
+		store_open(x);
+		keys_are_there(x);
+		store_close(x);
+		was_changed = same(key_in(x->master), next);
+		assert_true(was_changed || same(key_in(x->master), old));
+		assert_int_equal(access(next_of(x), F_OK) != 0, was_changed);
+		before += !was_changed;
+		after += was_changed;
+		unlink(next_of(x));
+		put_key(x->master, was_changed ? old : next);
+		refused(x, "another master key");
+		put_key(x->master, was_changed ? next : old);
+	}
+	assert_true(n > 10 && before > 3 && after > 3);
+	store_open(x);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+	    TEST(the_next_one_takes_its_place),
+	    TEST(what_is_no_next_one_is_refused),
+	    TEST(the_old_one_is_overwritten),
+	    TEST(a_folder_that_cannot_be_written_is_told),
+	    TEST(with_two_wrong_keys_it_is_refused),
+	    TEST(wherever_it_is_stopped_one_of_the_two_opens),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
