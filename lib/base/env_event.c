@@ -29,6 +29,7 @@ struct env_event {
 
 struct env_timer {
 	struct event *event;
+	uint64_t due; /* monotonic */
 	env_cb cb;
 	void *arg;
 };
@@ -53,13 +54,26 @@ static uint64_t event_utc(struct env *env)
 	return read_clock(CLOCK_REALTIME);
 }
 
+static void add(struct env_timer *t, uint64_t after_ns)
+{
+	struct timeval tv = { .tv_sec = (time_t)(after_ns / NS_PER_S),
+		              .tv_usec = (suseconds_t)(after_ns % NS_PER_S / NS_PER_US) };
+
+	evtimer_add(t->event, &tv);
+}
+
+/* The loop's clock is that of its last wake-up, and coarse: a timer that it passes early is set again. */
 static void timer_fired(evutil_socket_t fd, short what, void *arg)
 {
 	struct env_timer *t = arg;
+	uint64_t now = read_clock(CLOCK_MONOTONIC);
 
 	(void)fd;
 	(void)what;
-	t->cb(t->arg);
+	if (now < t->due)
+		add(t, t->due - now);
+	else
+		t->cb(t->arg);
 }
 
 static struct env_timer *event_timer_new(struct env *env, env_cb cb, void *arg)
@@ -76,10 +90,8 @@ static struct env_timer *event_timer_new(struct env *env, env_cb cb, void *arg)
 
 static void event_timer_set(struct env_timer *t, uint64_t after_ns)
 {
-	struct timeval tv = { .tv_sec = (time_t)(after_ns / NS_PER_S),
-		              .tv_usec = (suseconds_t)(after_ns % NS_PER_S / NS_PER_US) };
-
-	evtimer_add(t->event, &tv);
+	t->due = read_clock(CLOCK_MONOTONIC) + after_ns;
+	add(t, after_ns);
 }
 
 static void event_timer_stop(struct env_timer *t)
@@ -147,16 +159,11 @@ static const struct env_ops event_ops = {
 struct env *env_event_new(void)
 {
 	struct env_event *e = xcalloc(1, sizeof *e);
-	struct event_config *config = event_config_new();
 
 	e->env.ops = &event_ops;
 	e->last = &e->first;
 	pthread_mutex_init(&e->lock, NULL);
-	if (config != NULL)
-		event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
-	e->base = config != NULL ? event_base_new_with_config(config) : NULL;
-	if (config != NULL)
-		event_config_free(config);
+	e->base = event_base_new();
 	e->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (e->base != NULL && e->wakeup_fd >= 0)
 		e->wakeup = event_new(e->base, e->wakeup_fd, EV_READ | EV_PERSIST, run_posts, e);

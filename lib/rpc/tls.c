@@ -50,6 +50,14 @@ static const char *openssl_reason(void)
 	return reason != NULL ? reason : "unknown reason";
 }
 
+/* Before a call into OpenSSL whose failure will be asked for. Clearing an empty queue costs more than it should. */
+static void forget_errors(void)
+{
+	if (ERR_peek_error() != 0)
+		ERR_clear_error();
+	errno = 0;
+}
+
 static enum io_result fail(struct err *e, const char *reason)
 {
 	err_set(e, ST_TRANSPORT, "TLS: %s", reason);
@@ -430,8 +438,7 @@ enum io_result tls_handshake(struct tls *t, struct tls_peer *peer, struct err *e
 {
 	int result;
 
-	ERR_clear_error();
-	errno = 0;
+	forget_errors();
 	result = SSL_do_handshake(t->ssl);
 	return result == 1 ? check_peer(t, peer, e) : map_result(t, result, e);
 }
@@ -440,8 +447,7 @@ enum io_result tls_read(struct tls *t, void *p, size_t room, size_t *n, struct e
 {
 	int result;
 
-	ERR_clear_error();
-	errno = 0;
+	forget_errors();
 	result = SSL_read_ex(t->ssl, p, room, n);
 	return result == 1 ? IO_OK : map_result(t, result, e);
 }
@@ -450,8 +456,7 @@ enum io_result tls_write(struct tls *t, const void *p, size_t len, size_t *n, st
 {
 	int result;
 
-	ERR_clear_error();
-	errno = 0;
+	forget_errors();
 	result = SSL_write_ex(t->ssl, p, len, n);
 	return result == 1 ? IO_OK : map_result(t, result, e);
 }

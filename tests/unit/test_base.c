@@ -1,4 +1,4 @@
-/* test_base.c - identifiers, statuses, bounded logs, files, the virtual clock. */
+/* test_base.c - identifiers, statuses, bounded logs, files, the real and the virtual clock. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "env_event.h"
 #include "env_virtual.h"
 #include "file.h"
 #include "id.h"
@@ -146,6 +147,42 @@ static void virtual_clock_jumps(void **state)
 	world_free(w);
 }
 
+/* A callback that takes its time leaves the loop with an old idea of now. */
+static void dawdle(void *arg)
+{
+	struct ticks *t = arg;
+	uint64_t begun = env_mono(t->env);
+
+	while (env_mono(t->env) - begun < 30 * NS_PER_MS)
+		;
+	t->at[t->count++] = env_mono(t->env);
+	env_timer_set(t->env, t->timer, 40 * NS_PER_MS);
+}
+
+static void last_tick(void *arg)
+{
+	struct ticks *t = arg;
+
+	t->at[t->count++] = env_mono(t->env);
+	env_event_stop(t->env);
+}
+
+static void real_timers_are_never_early(void **state)
+{
+	struct ticks t = { .env = env_event_new() };
+	struct env_timer *first = env_timer_new(t.env, dawdle, &t);
+
+	(void)state;
+	t.timer = env_timer_new(t.env, last_tick, &t);
+	env_timer_set(t.env, first, 0);
+	env_event_run(t.env);
+	assert_int_equal(t.count, 2);
+	assert_true(t.at[1] - t.at[0] >= 40 * NS_PER_MS);
+	env_timer_free(t.env, t.timer);
+	env_timer_free(t.env, first);
+	env_event_free(t.env);
+}
+
 static void freed_secrets_come_back_zeroed(void **state)
 {
 	enum { LARGE = 100 * 1000, MANY = 100 };
@@ -172,6 +209,7 @@ int main(void)
 		cmocka_unit_test(freed_secrets_come_back_zeroed),
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
+		cmocka_unit_test(real_timers_are_never_early),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
