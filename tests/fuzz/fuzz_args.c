@@ -14,6 +14,8 @@
 #include "kq2.h"
 #include "kx1.h"
 #include "kx2.h"
+#include "mc.h"
+#include "mk.h"
 
 #include "buffer.h"
 #include "rtls.h"
