@@ -345,6 +345,30 @@ enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64
 	return s == ST_OK || s == ST_NOT_FOUND ? ST_OK : broken(t);
 }
 
+bool chunk_is_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index)
+{
+	struct kv_slice sealed;
+	uint8_t place[PLACE_LEN];
+
+	if (chunk_cached(t->ks, p->number, index) != NULL)
+		return false;
+	place_make(place, p->number, index);
+	return kv_get(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), &sealed) == ST_OK &&
+	       seal_hint(sealed) == CHUNK_BYTES;
+}
+
+enum status chunk_delete_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index)
+{
+	uint8_t place[PLACE_LEN];
+
+	place_make(place, p->number, index);
+	if (undo_value(t, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK ||
+	    kv_delete(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK)
+		return broken(t);
+	t->wrote = true;
+	return ST_OK;
+}
+
 enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index, const uint8_t *bytes)
 {
 	static const size_t len = 2 + 4 + CHUNK_BYTES;

@@ -54,6 +54,10 @@ MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t ind
 MUST_CHECK enum status chunk_next(struct ks_txn *t, struct pool *p, uint64_t *index, uint64_t last);
 /* How many bytes are present, without opening it where that can be avoided. */
 MUST_CHECK enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64_t *present);
+/* Whether it is not open and, as its seal's hint says, all its bytes are present. */
+bool chunk_is_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index);
+/* Such a chunk goes as a whole, unopened. */
+MUST_CHECK enum status chunk_delete_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index);
 /* Stores a whole new chunk without keeping it open. */
 MUST_CHECK enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index,
 					 const uint8_t *bytes);

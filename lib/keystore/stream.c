@@ -37,6 +37,12 @@ static enum status part_next(struct ks_txn *t, struct pool *p, uint64_t *lo, uin
 	return ST_OK;
 }
 
+/* A whole chunk that is not open, with all its bytes there: a range of many goes by without opening any twice. */
+static bool is_full_at_rest(struct ks_txn *t, struct pool *p, const struct part *x)
+{
+	return x->to - x->from == CHUNK_BYTES && chunk_is_full_at_rest(t, p, x->index);
+}
+
 static enum status at_end(enum status s)
 {
 	return s == ST_NOT_FOUND ? ST_OK : s;
@@ -71,6 +77,8 @@ enum status stream_whole(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t
 		enum status s;
 
 		x = part_at(lo, hi);
+		if (is_full_at_rest(t, p, &x))
+			continue;
 		s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
 		if (s != ST_OK)
 			return s;
@@ -98,7 +106,7 @@ enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_
 		enum status s;
 
 		x = part_at(offset, hi);
-		if (use == CHUNK_ONCE && seen_first(t->ks, p, x.index)) {
+		if (is_full_at_rest(t, p, &x) || (use == CHUNK_ONCE && seen_first(t->ks, p, x.index))) {
 			s = chunk_peek(t, p, x.index, x.from, x.to, to);
 		} else {
 			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
@@ -123,6 +131,14 @@ enum status stream_cut(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t h
 	while ((s = part_next(t, p, &lo, hi, &x)) == ST_OK) {
 		unsigned present;
 
+		if (is_full_at_rest(t, p, &x)) {
+			s = chunk_delete_at_rest(t, p, x.index);
+			if (s != ST_OK)
+				return s;
+			if (n != NULL)
+				*n += CHUNK_BYTES;
+			continue;
+		}
 		s = chunk_get(t, p, x.index, CHUNK_ONCE, &c);
 		if (s != ST_OK)
 			return s;
@@ -143,9 +159,14 @@ static enum status run_end(struct ks_txn *t, struct pool *p, uint64_t lo, uint64
 	for (*hi = lo; *hi < limit;) {
 		struct part x = part_at(*hi, limit);
 		struct chunk *c;
-		enum status s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
+		enum status s;
 		unsigned end;
 
+		if (is_full_at_rest(t, p, &x)) {
+			*hi += CHUNK_BYTES;
+			continue;
+		}
+		s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
 		if (s != ST_OK)
 			return s;
 		end = bits_next_clear(c->present, x.from, x.to);
@@ -164,12 +185,14 @@ enum status stream_run(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t
 	enum status s;
 
 	while ((s = part_next(t, p, &from, limit, &x)) == ST_OK) {
-		unsigned first;
+		unsigned first = x.from;
 
-		s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
-		if (s != ST_OK)
-			return s;
-		first = bits_next_set(c->present, x.from, x.to);
+		if (!is_full_at_rest(t, p, &x)) {
+			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
+			if (s != ST_OK)
+				return s;
+			first = bits_next_set(c->present, x.from, x.to);
+		}
 		if (first == x.to)
 			continue;
 		*lo = x.at + (first - x.from);

@@ -8,12 +8,14 @@
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <event2/event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "env_event.h"
 #include "env_virtual.h"
 #include "file.h"
 #include "keystore.h"
@@ -25,6 +27,7 @@ struct store {
 	enum ks_backend backend;
 	char dir[64], master[128], store[128], generation[160];
 	unsigned hot_chunks;
+	bool threaded; /* env is a real one, and the store has its writer's thread */
 	struct world *world;
 	struct env *env;
 	struct ks *ks;
@@ -138,13 +141,22 @@ FIXTURE void op_done(enum status s, void *arg)
 	o->done = true;
 }
 
+/* What is reported next. */
+FIXTURE void store_step(struct store *x)
+{
+	if (x->threaded)
+		assert_int_equal(event_base_loop(env_event_base(x->env), EVLOOP_ONCE), 0);
+	else
+		assert_true(world_step(x->world));
+}
+
 /* Runs one operation to its report. */
 FIXTURE enum status op_run(struct store *x, struct op *o)
 {
 	o->done = false;
 	ks_submit(x->ks, op_work, op_done, o);
 	while (!o->done)
-		assert_true(world_step(x->world));
+		store_step(x);
 	return o->reported;
 }
 
@@ -163,7 +175,7 @@ FIXTURE enum status store_try_open(struct store *x, struct err *e)
 			       .directory = x->store,
 			       .master_key_file = x->master,
 			       .max_bytes = UINT64_C(1) << 30,
-			       .inline_writer = true,
+			       .inline_writer = !x->threaded,
 			       .hot_chunks = x->hot_chunks};
 
 	return ks_open(&x->ks, &o, e);
@@ -182,7 +194,7 @@ FIXTURE void store_open(struct store *x)
 FIXTURE void store_close(struct store *x)
 {
 	ks_close(x->ks);
-	while (world_step(x->world))
+	while (!x->threaded && world_step(x->world))
 		;
 	x->ks = NULL;
 }
@@ -230,7 +242,10 @@ FIXTURE void store_unmake(struct store *x)
 {
 	if (x->ks != NULL)
 		store_close(x);
-	env_virtual_free(x->env);
+	if (x->threaded)
+		env_event_free(x->env);
+	else
+		env_virtual_free(x->env);
 	world_free(x->world);
 	remove_folder(x->dir);
 }

@@ -1,10 +1,12 @@
 /*
  * test_keystore_model.c - random works against a model that keeps every byte's state in an array.
  *
- * Each work is a few operations, some of which must be refused, and fails as a whole now and then; the
- * store is closed and opened again between. Statuses, bytes and counters must be the model's. The seed
+ * Each work is a few operations, some of which must be refused, and fails as a whole now and then, alone in
+ * its commit or between others; the store is closed and opened again between. Statuses, bytes and counters must be the model's. The seed
  * is printed on a failure; QKDN_SEED and QKDN_STEPS repeat and prolong it.
  */
+#include <semaphore.h>
+
 #include "keystore_fixture.h"
 
 enum { SPACE = 30000, PAIRS = 2 };
@@ -297,7 +299,7 @@ static struct op roll_op(struct run *r)
 {
 	static const uint32_t lens[] = {16, 32, 32, 64, 7};
 	struct op o = {
-	    .pool = pool_id(1), .offset = roll_offset(r), .len = 1 + roll(r, roll(r, 3) ? 300 : 5000)};
+	    .pool = pool_id(1), .offset = roll_offset(r), .len = 1 + roll(r, roll(r, 3) ? 300 : 10000)};
 	uint64_t pick = roll(r, 100);
 	uint8_t twist = roll(r, 20) == 0 ? 0xff : 0;
 
@@ -327,7 +329,7 @@ static struct op roll_op(struct run *r)
 		o.offset = roll(r, 10) ? least(r->m.ready + roll(r, 2000), SPACE) : o.offset;
 	o.granule = lens[roll(r, 5)];
 	o.min = 1 + roll(r, 200);
-	o.max = o.min + roll(r, 5000);
+	o.max = o.min + roll(r, 10000);
 	o.key_len = lens[roll(r, 5)];
 	o.count = 1 + (uint32_t)roll(r, 40);
 	if (o.kind == OP_ASSIGN && roll(r, 2))
@@ -467,7 +469,37 @@ static void begin(struct run *r)
 	assert_int_equal(model_settle(&r->m, o.offset), op_run(r->x, &o));
 }
 
-static void random_works(enum ks_backend backend, uint64_t seed, int steps)
+/* ---- works that share a commit ----------------------------------------------------------------------- */
+
+static enum status wait_work(struct ks_txn *t, void *arg)
+{
+	(void)t;
+	sem_wait(arg);
+	return ST_OK;
+}
+
+static enum status note_work(struct ks_txn *t, void *arg)
+{
+	return ks_note_put(t, "beside", 6, arg, 1);
+}
+
+/* Alone, a work that fails is undone with its whole transaction; between two that succeed, by its notes. */
+static void submit_between(struct store *x, ks_work work, ks_done done, void *arg)
+{
+	static uint8_t note;
+	sem_t all_submitted;
+
+	sem_init(&all_submitted, 0, 0);
+	ks_submit(x->ks, wait_work, NULL, &all_submitted);
+	ks_submit(x->ks, note_work, NULL, &note);
+	ks_submit(x->ks, work, done, arg);
+	sem_post(&all_submitted);
+	while (!((struct work *)arg)->done)
+		store_step(x);
+	sem_destroy(&all_submitted);
+}
+
+static void random_works(enum ks_backend backend, bool shared, uint64_t seed, int steps)
 {
 	struct store x;
 	struct run *r = xcalloc(1, sizeof *r);
@@ -479,7 +511,8 @@ static void random_works(enum ks_backend backend, uint64_t seed, int steps)
 	env_virtual_free(x.env);
 	world_free(x.world);
 	x.world = world_new(seed);
-	x.env = env_virtual_new(x.world);
+	x.threaded = shared;
+	x.env = shared ? env_event_new() : env_virtual_new(x.world);
 	r->x = &x;
 	print_message("seed %llu\n", (unsigned long long)seed);
 	for (int i = 0; i < steps; i++) {
@@ -504,9 +537,12 @@ static void random_works(enum ks_backend backend, uint64_t seed, int steps)
 		}
 		*saved = r->m;
 		world_run(x.world, roll(r, NS_PER_S));
-		ks_submit(x.ks, random_work, work_done, &w);
+		if (shared)
+			submit_between(&x, random_work, work_done, &w);
+		else
+			ks_submit(x.ks, random_work, work_done, &w);
 		while (!w.done)
-			assert_true(world_step(x.world));
+			store_step(&x);
 		assert_int_equal(w.reported, w.fail ? ST_MISMATCH : ST_OK);
 		if (getenv("QKDN_TELL") != NULL)
 			print_error("%s\n", w.fail ? "undone" : "done");
@@ -534,13 +570,19 @@ static void random_works_in_memory(void **state)
 {
 	(void)state;
 	for (uint64_t seed = from_environment("QKDN_SEED", 1), n = 0; n < 3; n++)
-		random_works(KS_MEMORY, seed + n, (int)from_environment("QKDN_STEPS", 3000));
+		random_works(KS_MEMORY, false, seed + n, (int)from_environment("QKDN_STEPS", 3000));
 }
 
 static void random_works_in_lmdb(void **state)
 {
 	(void)state;
-	random_works(KS_LMDB, from_environment("QKDN_SEED", 1), (int)from_environment("QKDN_STEPS", 1000));
+	random_works(KS_LMDB, false, from_environment("QKDN_SEED", 1), (int)from_environment("QKDN_STEPS", 1000));
+}
+
+static void random_works_in_shared_commits(void **state)
+{
+	(void)state;
+	random_works(KS_LMDB, true, from_environment("QKDN_SEED", 1), (int)from_environment("QKDN_STEPS", 1000));
 }
 
 int main(void)
@@ -548,6 +590,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(random_works_in_memory),
 	    cmocka_unit_test(random_works_in_lmdb),
+	    cmocka_unit_test(random_works_in_shared_commits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
