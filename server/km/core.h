@@ -23,6 +23,32 @@ enum {
 
 typedef char km_name[NAME_MAX_LEN + 1];
 
+/* ---- km_use.c: ranges of a pool that its source has on their way ------------------------------------- */
+
+struct use {
+	uint64_t begin, end;
+	bool under_way;
+	struct use *prev, *next;
+};
+
+struct uses {
+	struct use *list; /* by begin */
+	uint64_t up_to;      /* where the highest range ever taken ends */
+	uint64_t lost_below; /* the destination may hold what was lost or skipped below it, and is to be told; 0: nothing */
+	bool telling;
+};
+
+void uses_begin(struct uses *u, struct use *use, uint64_t begin, uint64_t end);
+/* Nothing happens where it has ended already. arrived: the destination is known to have taken the range. */
+void uses_end(struct uses *u, struct use *use, bool arrived);
+/* What is below end was taken, and is nowhere on its way. */
+void uses_lost(struct uses *u, uint64_t end);
+void uses_forget(struct uses *u); /* the pool is no more */
+/* The source will use nothing of the pool below it any more. */
+uint64_t uses_unused_below(const struct uses *u);
+bool uses_to_be_told(const struct uses *u);
+void uses_told(struct uses *u, uint64_t unused_below); /* the destination has taken that message */
+
 /* ---- a QKD link: km_link.c (opening, the peer), km_ingest.c (Kq), km_sync.c (Kx-1 synchronization) ---- */
 
 /* What a work needs to know of a link. Does not change once the link has an ID. */
@@ -49,9 +75,7 @@ struct link {
 	uint8_t stored[BLOCKS_AHEAD / 8];  /* bit sequence % BLOCKS_AHEAD: stored, not settled */
 	uint64_t stock[2];                 /* bytes in the key pools out and in (leader's view), unready ones too */
 
-	/* Ranges of the outgoing key pool that are on their way; below unused_below none will ever be. */
-	unsigned uses;
-	uint64_t used_up_to, unused_below;
+	struct uses uses; /* of the outgoing key pool */
 	uint64_t generation_rate, consumption_rate; /* bit/s, for the controller */
 	uint32_t qber_ppm;
 	struct {
@@ -60,7 +84,9 @@ struct link {
 
 	bool syncing;
 	uint64_t follower_next; /* leader: what the follower last said it had */
-	uint64_t stuck_since;   /* monotonic; 0: not stuck */
+	/* Blocks below overdue_below have been waited for long enough: every missing_block_grace it becomes
+	 * what seen was one such time before. */
+	uint64_t overdue_below, overdue_next, overdue_at;
 	struct env_timer *sync_timer;
 	/* Leader: authentication keys of blocks that the follower has not decided on, from sync_keys_first on. */
 	struct secret sync_keys;
@@ -86,10 +112,6 @@ const struct id *link_pool_in(const struct link *l);
 struct link *link_by_name(struct km *km, const char *name);
 struct link *link_to_peer(struct km *km, const char *peer);
 
-/* A range of the outgoing key pool that ends there was taken; and one of those taken has found its end. */
-void link_use_begin(struct link *l, uint64_t end);
-void link_use_end(struct link *l);
-
 /* What is left in the outgoing key pool, as a work on it has seen. */
 void link_set_stock_out(struct link *l, uint64_t bytes);
 uint64_t link_stock_out(const struct link *l);
@@ -99,6 +121,8 @@ uint64_t link_stock_out(const struct link *l);
 uint64_t link_room(const struct link *l);
 void link_recount_soon(struct link *l);
 void link_discarded(struct link *l, uint64_t unused_below, km_reply reply, void *arg);
+/* Tells the peer what of the outgoing key pool will not be used any more, where that is due. */
+void link_tell_unused(struct link *l);
 
 /* Wakes what waits for key bits of this link: allocation, credit. */
 void link_changed(struct link *l);
@@ -169,7 +193,8 @@ struct fill {
 	struct fill *prev, *next;
 	struct fill_note note;
 	enum fill_stage stage;
-	bool in_use; /* its range of the link pool is on its way: link_use_begin */
+	struct use use; /* its range of the link pool is on its way */
+	uint64_t told;  /* unused_below of the message that was sent last */
 	struct id trace;
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */
@@ -187,6 +212,7 @@ struct ksa_pool {
 	UT_hash_handle hh; /* by destination */
 	bool making, open;
 	uint64_t stock, ready; /* bytes */
+	struct uses uses;      /* keys taken, not yet assigned at the destination */
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets */
 	uint64_t in_flight;    /* bytes of them */
@@ -208,8 +234,8 @@ void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting requests lack */
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
-/* Nothing of the pool below this will be assigned any more; head: how far it is taken. */
-uint64_t ksa_pool_used(const struct ksa_pool *p, uint64_t head);
+/* Tells the destination what will not be assigned any more, where that is due. */
+void ksa_pool_tell_unused(struct ksa_pool *p);
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */
@@ -266,11 +292,13 @@ struct transit_plan {
 	const struct km_relay *message; /* FROM_RELAY */
 };
 
-/* s: ST_OK: the destination has it. certain: nothing behind this node has it or ever will. */
+/* s: ST_OK: the destination has it. certain: nothing behind this node has it, nor will, unless a copy of the
+ * message is still on its way. */
 typedef void (*transit_done)(void *arg, enum status s, bool certain, const char *text);
 struct transit *transit_new(struct km *km, const struct transit_plan *plan, transit_done done, void *arg);
 /* Tells each what is on its way over this node. */
 void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg);
+bool transit_has_left(const struct transit *t); /* a message with the range was sent */
 void transit_forget(struct transit *t); /* its done is not called any more */
 
 /* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
@@ -301,6 +329,8 @@ struct ksa_inbound {
 };
 struct ksa_inbound *ksa_inbound_by_id(struct km *km, const struct id *id);
 struct ksa_inbound *ksa_inbound_from(struct km *km, const char *source);
+/* At the destination: what the source will not assign any more. Runs in a work. */
+MUST_CHECK enum status ksa_pool_forget(struct ks_txn *t, const struct id *pool, uint64_t unused_below);
 void ksa_inbound_add(struct km *km, const struct id *id, const char *source);
 
 /* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */

@@ -241,13 +241,16 @@ static void tick(void *arg)
 {
 	struct km *km = arg;
 
-	for (struct link *l = km->links; l != NULL; l = l->hh.next)
+	for (struct link *l = km->links; l != NULL; l = l->hh.next) {
 		link_check_credit(l);
+		link_tell_unused(l);
+	}
 	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next) {
 		if (!p->open && km->wire->peer_is_up(km->wire_ctx, p->destination) &&
 		    (!id_is_zero(&p->id) || p->waiting != NULL))
 			ksa_pool_make(p);
 		ksa_pool_fill(p);
+		ksa_pool_tell_unused(p);
 	}
 	if (++km->ticks % TICKS_PER_EXPIRY == 0)
 		expire(km);
@@ -274,7 +277,7 @@ struct loaded_link {
 	struct link_view view;
 	struct link_note note;
 	uint8_t stored[BLOCKS_AHEAD / 8];
-	uint64_t seen, stock[2];
+	uint64_t seen, stock[2], head_out;
 };
 
 struct load {
@@ -335,8 +338,11 @@ static enum status load_work(struct ks_txn *t, void *arg)
 
 		link_load(t, &l->view, &l->note, l->stored, &l->seen);
 		for (int k = 0; k < 2; k++)
-			if (ks_pool_get(t, &l->view.pools[KM_KEYS_OUT + k], &pool) == ST_OK)
+			if (ks_pool_get(t, &l->view.pools[KM_KEYS_OUT + k], &pool) == ST_OK) {
 				l->stock[k] = pool.stock + pool.unready;
+				if (k == (l->view.leader ? 0 : 1))
+					l->head_out = pool.head;
+			}
 	}
 	return ST_OK;
 }
@@ -355,6 +361,7 @@ static void take_over_pool(struct km *km, const struct loaded_pool *loaded)
 	p = ksa_pool_to(km, d->destination);
 	p->id = d->id;
 	p->stock = loaded->pool.stock;
+	uses_lost(&p->uses, loaded->pool.head);
 	p->ready = loaded->pool.ready;
 }
 
@@ -381,6 +388,7 @@ static void take_over_link(const struct loaded_link *loaded)
 	l->seen = loaded->seen;
 	memcpy(l->stored, loaded->stored, sizeof l->stored);
 	memcpy(l->stock, loaded->stock, sizeof l->stock);
+	uses_lost(&l->uses, loaded->head_out); /* what was on its way, but for the fills that are taken up again */
 	if (unlink(l->initial_secret) == 0) /* a kill came between its commit and its removal */
 		log_info("link %s: its initial secret is in the store; the file is removed", l->view.name);
 }

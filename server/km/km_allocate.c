@@ -15,13 +15,15 @@ static void allocate_answered(enum status s, const void *answer, void *arg)
 	const struct km_answer *a = answer;
 	struct fill *f = arg;
 
-	if (s == ST_OK && a->err.status == ST_OK)
+	if (s == ST_OK && a->err.status == ST_OK) {
+		uses_told(&link_by_name(f->pool->km, f->note.link)->uses, f->told);
 		fill_arrived(f);
-	else if (s == ST_OK && a->err.status != ST_TOO_FEW_KEYS && a->err.status != ST_STORAGE &&
-	         a->err.status != ST_BUSY)
+	} else if (s == ST_OK && a->err.status != ST_TOO_FEW_KEYS && a->err.status != ST_STORAGE &&
+	           a->err.status != ST_BUSY) {
 		fill_failed(f, a->err.status, a->err.text);
-	else /* it may be that the destination has not settled the blocks yet */
+	} else { /* it may be that the destination has not settled the blocks yet */
 		fill_later(f, s == ST_OK ? RETRY_NS / 10 : RETRY_NS, allocation_send);
+	}
 }
 
 void allocation_send(struct fill *f)
@@ -34,12 +36,13 @@ void allocation_send(struct fill *f)
 		                 .ksa_pool = f->pool->id,
 		                 .ksa_offset = f->note.ksa_offset,
 		                 .len = f->note.len,
-		                 .unused_below = l != NULL ? l->unused_below : 0 };
+		                 .unused_below = l != NULL ? uses_unused_below(&l->uses) : 0 };
 
 	if (l == NULL || !l->open || !f->pool->open) {
 		fill_later(f, RETRY_NS, allocation_send);
 		return;
 	}
+	f->told = m.unused_below;
 	km_send(km, KM_ALLOCATE, f->pool->destination, &m, allocate_answered, f);
 }
 
@@ -62,14 +65,12 @@ static enum status allocation_work(struct ks_txn *t, void *arg)
 		struct ks_pool pool;
 
 		s = ks_pool_get(t, &a->m.ksa_pool, &pool);
-		if (s == ST_OK && pool.ready >= a->m.ksa_offset + a->m.len)
-			return ST_OK;
-		s = ks_read(t, &a->m.ksa_pool, a->m.ksa_offset, a->m.len, &bytes);
-		secret_free(&bytes);
-		return s == ST_OK ? ST_OK : ST_REPLAYED;
-	}
-	if (s == ST_OK)
+		if (s == ST_OK && pool.ready < a->m.ksa_offset + a->m.len &&
+		    ks_read(t, &a->m.ksa_pool, a->m.ksa_offset, a->m.len, &bytes) != ST_OK)
+			s = ST_REPLAYED;
+	} else if (s == ST_OK) {
 		s = ks_append(t, &a->m.ksa_pool, a->m.ksa_offset, bytes.bytes, bytes.len);
+	}
 	secret_free(&bytes);
 	if (s == ST_OK)
 		s = used_raise(t, &a->link_pool, a->m.link_offset + a->m.len);

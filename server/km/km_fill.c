@@ -145,10 +145,29 @@ static struct fill *fill_alloc(struct ksa_pool *p, const struct id *trace)
 	return f;
 }
 
+/* Until the destination has the range of the link pool, or never will, it must not be cleared there. */
+static void use_begin(struct fill *f)
+{
+	struct link *l = link_by_name(f->pool->km, f->note.link);
+
+	if (l == NULL)
+		return;
+	uses_begin(&l->uses, &f->use, f->note.link_offset, f->note.link_offset + f->note.len);
+}
+
+static void use_end(struct fill *f, bool arrived)
+{
+	struct link *l = link_by_name(f->pool->km, f->note.link);
+
+	if (l != NULL)
+		uses_end(&l->uses, &f->use, arrived);
+}
+
 static void fill_free(struct fill *f)
 {
 	if (f->transit != NULL)
 		relay_abandon(f);
+	use_end(f, false);
 	DL_DELETE(f->pool->fills, f);
 	env_timer_free(f->pool->km->env, f->timer);
 	free(f);
@@ -169,24 +188,6 @@ void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f))
 	if (f->timer == NULL)
 		f->timer = env_timer_new(env, timer_fired, f);
 	env_timer_set(env, f->timer, after);
-}
-
-/* Until the destination has the range of the link pool, or never will, it must not be cleared there. */
-static void use_begin(struct fill *f)
-{
-	struct link *l = link_by_name(f->pool->km, f->note.link);
-
-	if (l == NULL)
-		return;
-	link_use_begin(l, f->note.link_offset + f->note.len);
-	f->in_use = true;
-}
-
-static void use_end(struct fill *f)
-{
-	if (f->in_use)
-		link_use_end(link_by_name(f->pool->km, f->note.link));
-	f->in_use = false;
 }
 
 static void fill_over(struct fill *f, const struct ks_pool *state)
@@ -319,7 +320,7 @@ void fill_arrived(struct fill *f)
 	if (f->stage != FILL_SENDING)
 		return;
 	f->stage = FILL_ARRIVED;
-	use_end(f);
+	use_end(f, true);
 	advance(f->pool);
 }
 
@@ -351,7 +352,7 @@ static void note_failure(struct fill *f, enum status s, const char *text)
 {
 	struct ksa_pool *p = f->pool;
 
-	use_end(f);
+	use_end(f, false);
 	err_set(&p->failure, s, "%s", text);
 	log_warning("KSA pool to %s: %u bytes did not arrive (%s): %s", p->destination, f->note.len, status_name(s),
 	            text);

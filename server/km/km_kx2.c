@@ -82,6 +82,7 @@ bool_t kx2_assign_1_svc(kx2_assign_args *a, kx2_assign_result *result, struct sv
 	struct km_assign m = { .trace = wire_to_id(a->header.trace),
 		               .pool = wire_to_id(a->pool),
 		               .expires = a->expires,
+		               .unused_below = a->unused_below,
 		               .count = count,
 		               .assignments = rows };
 
@@ -157,6 +158,7 @@ static void assign_args(const void *message, void *args, void **room)
 	wire_id(&m->trace, a->header.trace);
 	wire_id(&m->pool, a->pool);
 	a->expires = m->expires;
+	a->unused_below = m->unused_below;
 	a->assignments.assignments_len = m->count;
 	a->assignments.assignments_val = *room = rows;
 	for (uint32_t i = 0; i < m->count; i++) {

@@ -94,19 +94,6 @@ uint64_t link_stock_out(const struct link *l)
 	return l->stock[l->view.leader ? 0 : 1];
 }
 
-void link_use_begin(struct link *l, uint64_t end)
-{
-	l->uses++;
-	if (end > l->used_up_to)
-		l->used_up_to = end;
-}
-
-void link_use_end(struct link *l)
-{
-	if (--l->uses == 0)
-		l->unused_below = l->used_up_to;
-}
-
 void link_complain(struct link *l, const char *fmt, ...)
 {
 	char text[512];

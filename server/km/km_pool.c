@@ -18,6 +18,7 @@ struct pool_work {
 	struct ks_pool_desc desc;
 	struct id retire; /* zero: none */
 	struct ks_pool state;
+	uint64_t used;
 };
 
 static enum status make_work(struct ks_txn *t, void *arg)
@@ -56,6 +57,7 @@ static void open_answered(enum status s, const void *answer, void *arg)
 	}
 	if (s == ST_OK) {
 		p->open = true;
+		uses_told(&p->uses, w->used);
 		p->stock = w->state.stock;
 		p->ready = w->state.ready;
 		log_info("KSA pool to %s: open, %llu bytes ready", p->destination, (unsigned long long)p->stock);
@@ -64,6 +66,7 @@ static void open_answered(enum status s, const void *answer, void *arg)
 	} else if (s == ST_CONFLICT || s == ST_KEY_GONE) {
 		p->retire = p->id;
 		memset(&p->id, 0, sizeof p->id);
+		uses_forget(&p->uses);
 		ksa_pool_make(p);
 	}
 	free(w);
@@ -73,7 +76,7 @@ static void looked(enum status s, void *arg)
 {
 	struct pool_work *w = arg;
 	struct ksa_pool *p = w->p;
-	struct km_pool_open m = { .pool = w->desc.id, .used = w->state.head, .ready = w->state.ready };
+	struct km_pool_open m = { .pool = w->desc.id, .ready = w->state.ready };
 
 	if (s != ST_OK) {
 		log_error("KSA pool to %s: %s", p->destination, status_name(s));
@@ -82,7 +85,7 @@ static void looked(enum status s, void *arg)
 		return;
 	}
 	p->id = w->desc.id;
-	m.used = ksa_pool_used(p, w->state.head);
+	m.used = w->used = uses_unused_below(&p->uses);
 	km_trace_new(p->km, &m.trace);
 	km_send(p->km, KM_POOL_OPEN, p->destination, &m, open_answered, w);
 }
@@ -133,6 +136,41 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 	return p;
 }
 
+/* ---- telling the destination what it may forget ------------------------------------------------------------ */
+
+struct telling {
+	struct ksa_pool *p;
+	struct id pool;
+	uint64_t unused_below;
+};
+
+static void told(enum status s, const void *answer, void *arg)
+{
+	const struct km_answer *a = answer;
+	struct telling *t = arg;
+
+	if (id_equal(&t->pool, &t->p->id)) {
+		t->p->uses.telling = false;
+		if (s == ST_OK && a->err.status == ST_OK)
+			uses_told(&t->p->uses, t->unused_below);
+	}
+	free(t);
+}
+
+void ksa_pool_tell_unused(struct ksa_pool *p)
+{
+	struct km_assign m = { .pool = p->id, .unused_below = uses_unused_below(&p->uses) };
+	struct telling *t;
+
+	if (!p->open || p->uses.telling || !uses_to_be_told(&p->uses))
+		return;
+	t = xcalloc(1, sizeof *t);
+	*t = (struct telling){ p, p->id, m.unused_below };
+	p->uses.telling = true;
+	km_trace_new(p->km, &m.trace);
+	km_send(p->km, KM_ASSIGN, p->destination, &m, told, t);
+}
+
 /* ---- the destination ------------------------------------------------------------------------------------- */
 
 struct ksa_inbound *ksa_inbound_by_id(struct km *km, const struct id *id)
@@ -176,11 +214,19 @@ struct opening {
 	void *arg;
 };
 
+enum status ksa_pool_forget(struct ks_txn *t, const struct id *pool, uint64_t unused_below)
+{
+	struct ks_pool state;
+	enum status s = ks_pool_get(t, pool, &state);
+
+	return s == ST_OK ? ks_void_below(t, pool, unused_below < state.ready ? unused_below : state.ready) : s;
+}
+
 /* What the source took and had not had assigned when it, or this KM, was killed. */
 static enum status give_up_used(struct ks_txn *t, struct opening *o, const struct ks_pool *before)
 {
 	struct ks_pool after;
-	enum status s = ks_void_below(t, &o->desc.id, o->used < before->ready ? o->used : before->ready);
+	enum status s = ksa_pool_forget(t, &o->desc.id, o->used);
 
 	if (s == ST_OK)
 		s = ks_pool_get(t, &o->desc.id, &after);

@@ -39,6 +39,7 @@ static void respond_to_controller(struct fill *f, enum status s, const char *tex
 static void source_done(void *arg, enum status s, bool certain, const char *text)
 {
 	struct fill *f = arg;
+	bool left = transit_has_left(f->transit);
 
 	f->transit = NULL;
 	if (f->stage != FILL_SENDING) /* the notification was here first, whatever a node on the way says */
@@ -49,7 +50,10 @@ static void source_done(void *arg, enum status s, bool certain, const char *text
 	}
 	f->pool->km->counters.relays_refused++;
 	respond_to_controller(f, s, text);
-	fill_refused(f, s, text);
+	if (left) /* a copy of what was refused once may come later, and find what it needs */
+		fill_failed(f, s, text);
+	else
+		fill_refused(f, s, text);
 }
 
 void relay_send(struct fill *f)

@@ -80,25 +80,37 @@ static enum status recount_work(struct ks_txn *t, void *arg)
 	return s == ST_OK ? discard(t, r) : s;
 }
 
-/* Nobody has to answer: the next allocation or relay tells the same. */
+/* ---- telling the far end what it may forget ----------------------------------------------------------- */
+
+struct telling {
+	struct link *l;
+	uint64_t unused_below;
+};
+
 static void told(enum status s, const void *answer, void *arg)
 {
-	(void)s;
-	(void)answer;
-	(void)arg;
+	const struct km_answer *a = answer;
+	struct telling *t = arg;
+
+	t->l->uses.telling = false;
+	if (s == ST_OK && a->err.status == ST_OK)
+		uses_told(&t->l->uses, t->unused_below);
+	free(t);
 }
 
-static void tell_discarded(struct link *l, uint64_t end)
+void link_tell_unused(struct link *l)
 {
-	struct km_allocate m = { .link = l->view.name };
+	struct km_allocate m = { .link = l->view.name, .unused_below = uses_unused_below(&l->uses) };
+	struct telling *t;
 
-	link_use_begin(l, end);
-	link_use_end(l);
-	if (!l->open)
+	if (!l->open || l->uses.telling || !uses_to_be_told(&l->uses))
 		return;
-	m.unused_below = l->unused_below;
+	t = xcalloc(1, sizeof *t);
+	t->l = l;
+	t->unused_below = m.unused_below;
+	l->uses.telling = true;
 	km_trace_new(l->km, &m.trace);
-	km_send(l->km, KM_ALLOCATE, l->peer, &m, told, l);
+	km_send(l->km, KM_ALLOCATE, l->peer, &m, told, t);
 }
 
 static void recounted(enum status s, void *arg)
@@ -110,7 +122,8 @@ static void recounted(enum status s, void *arg)
 	if (s == ST_OK) {
 		memcpy(l->stock, r->stock, sizeof l->stock);
 		if (r->discarded_to > 0)
-			tell_discarded(l, r->discarded_to);
+			uses_lost(&l->uses, r->discarded_to);
+		link_tell_unused(l);
 		link_changed(l);
 	}
 	if (l->out_of_credit || r->discarded_to > 0)

@@ -40,6 +40,7 @@ struct request {
 	uint64_t stock;
 	struct secret bytes;
 
+	struct use use;      /* from the take until the assignment is answered */
 	enum status failure; /* of the assignment message */
 	unsigned run_count;
 	struct run runs[]; /* room for count: no two keys need lie together */
@@ -142,11 +143,14 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		s = a->answer.err.status;
 	if (s == ST_OK && a->count != b->m.count)
 		s = ST_TRANSPORT;
+	if (s == ST_OK && id_equal(&b->m.pool, &b->pool->id))
+		uses_told(&b->pool->uses, b->m.unused_below);
 	DL_FOREACH_SAFE (b->first, r, next) {
 		DL_DELETE(b->first, r);
 		r->failure = s;
 		for (unsigned i = 0; i < r->run_count && r->failure == ST_OK; i++)
 			r->failure = a->results[r->runs[i].assignment];
+		uses_end(&b->pool->uses, &r->use, r->failure == ST_OK);
 		if (r->failure == ST_OK) {
 			request_succeed(r);
 			continue;
@@ -200,18 +204,8 @@ static void batch_send(struct ksa_pool *p)
 	}
 	b->m.expires = env_utc(p->km->env) + p->km->limits.key_lifetime;
 	b->m.assignments = b->assignments;
+	b->m.unused_below = id_equal(&b->m.pool, &p->id) ? uses_unused_below(&p->uses) : 0;
 	km_send(p->km, KM_ASSIGN, p->destination, &b->m, batch_answered, b);
-}
-
-uint64_t ksa_pool_used(const struct ksa_pool *p, uint64_t head)
-{
-	const struct request *r;
-
-	DL_FOREACH (p->taken, r)
-		for (unsigned i = 0; i < r->run_count && id_equal(&r->pool_id, &p->id); i++)
-			if (r->runs[i].offset < head)
-				head = r->runs[i].offset;
-	return head;
 }
 
 static void flush(void *arg)
@@ -259,6 +253,13 @@ static enum status take_work(struct ks_txn *t, void *arg)
 	return s;
 }
 
+static uint64_t request_end(const struct request *r)
+{
+	const struct run *last = &r->runs[r->run_count - 1];
+
+	return last->offset + (uint64_t)last->count * r->key_len;
+}
+
 static void wait_for_keys(struct request *r);
 
 static void taken(enum status s, void *arg)
@@ -276,6 +277,8 @@ static void taken(enum status s, void *arg)
 		return;
 	}
 	p->stock = r->stock;
+	if (id_equal(&r->pool_id, &p->id))
+		uses_begin(&p->uses, &r->use, r->runs[0].offset, request_end(r));
 	r->source->waiting--;
 	DL_APPEND(p->taken, r);
 	if (!p->flush_posted) {
@@ -658,6 +661,7 @@ struct assigning {
 	struct km *km;
 	struct id pool;
 	uint32_t count;
+	uint64_t unused_below;
 	struct ks_assignment *rows;
 	enum status *results;
 	km_reply reply;
@@ -668,6 +672,7 @@ static enum status assign_work(struct ks_txn *t, void *arg)
 {
 	struct assigning *a = arg;
 	uint64_t used = 0;
+	enum status s;
 
 	for (uint32_t i = 0; i < a->count; i++) {
 		const struct ks_assignment *row = &a->rows[i];
@@ -681,7 +686,8 @@ static enum status assign_work(struct ks_txn *t, void *arg)
 		if (end > used)
 			used = end;
 	}
-	return used_raise(t, &a->pool, used);
+	s = ksa_pool_forget(t, &a->pool, a->unused_below);
+	return s == ST_OK ? used_raise(t, &a->pool, used) : s;
 }
 
 static void assigned(enum status s, void *arg)
@@ -711,6 +717,7 @@ void handle_assign(struct km *km, const char *from, const void *message, km_repl
 	a->km = km;
 	a->pool = m->pool;
 	a->count = m->count;
+	a->unused_below = m->unused_below;
 	a->rows = xcalloc(m->count, sizeof *a->rows);
 	a->results = xcalloc(m->count, sizeof *a->results);
 	a->reply = reply;

@@ -227,7 +227,6 @@ static void agreed(enum status s, void *arg)
 	struct link *l = o->l;
 
 	if (s == ST_OK) {
-		l->stuck_since = 0;
 		apply(l, &o->a, o->stock);
 		drop_keys(l, o->a.count);
 		l->sync_window = l->sync_window < KM_WINDOW_MAX / 2 ? 2 * (l->sync_window + 1) : KM_WINDOW_MAX;
@@ -257,8 +256,6 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 	}
 	l->follower_next = a->follower_next;
 	if (a->count == 0) { /* the follower has not got the first of them yet */
-		if (l->stuck_since == 0)
-			l->stuck_since = env_mono(l->km->env);
 		offer_over(o, RETRY_NS);
 		return;
 	}
@@ -300,16 +297,29 @@ static void offered(enum status s, void *arg)
 	km_send(l->km, KM_LINK_SYNC, l->peer, &o->m, offer_answered, o);
 }
 
-/* How many of at most max blocks from the first unsettled one on to offer: those that are here, or all
- * where a block has been missing too long. Few at first: a kill loses the keys of what was offered, and a KM
+/* How many of at most max blocks from the first unsettled one on to offer: those that are here or have been
+ * missing too long. Few at first: a kill loses the keys of what was offered, and a KM
  * that is killed again and again before it has settled a block must not come to the end of them. */
-static uint32_t window(const struct link *l, uint64_t max, bool overdue)
+static uint32_t window(const struct link *l, uint64_t max)
 {
+	uint64_t next = l->next_sequence;
 	uint32_t n = 0;
 
-	while (n < max && n <= l->sync_window && n < KM_WINDOW_MAX && (overdue || link_has(l, l->next_sequence + n)))
+	while (n < max && n <= l->sync_window && n < KM_WINDOW_MAX &&
+	       (next + n < l->overdue_below || link_has(l, next + n)))
 		n++;
 	return n;
+}
+
+static void look_for_overdue(struct link *l)
+{
+	uint64_t now = env_mono(l->km->env);
+
+	if (now < l->overdue_at)
+		return;
+	l->overdue_below = l->overdue_next;
+	l->overdue_next = l->seen;
+	l->overdue_at = now + l->km->limits.missing_block_grace;
 }
 
 /* Offers blocks from the first unsettled one on, and settles in time for blocks that are missing. */
@@ -317,8 +327,8 @@ static void look_for_blocks(void *arg)
 {
 	struct link *l = arg;
 	struct offer *o;
-	uint64_t now = env_mono(l->km->env), end = l->seen;
-	bool overdue = l->stuck_since != 0 && now - l->stuck_since >= l->km->limits.missing_block_grace;
+	uint64_t end = l->seen;
+	uint32_t wanted;
 
 	if (!l->open) {
 		if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer))
@@ -327,18 +337,18 @@ static void look_for_blocks(void *arg)
 	}
 	if (l->syncing || end <= l->next_sequence)
 		return;
-	if (!link_has(l, l->next_sequence) && !overdue) { /* missing here: it may be late */
-		if (l->stuck_since == 0)
-			l->stuck_since = now;
+	look_for_overdue(l);
+	wanted = window(l, end - l->next_sequence);
+	if (wanted == 0) { /* missing here: it may be late */
 		link_sync_soon(l, RETRY_NS);
 		return;
 	}
 	o = xcalloc(1, sizeof *o);
 	o->l = l;
 	o->view = l->view;
-	o->wanted = window(l, end - l->next_sequence, overdue);
+	o->wanted = wanted;
 	o->m.first = l->next_sequence;
-	o->m.give_up_below = overdue ? l->next_sequence + o->wanted : 0;
+	o->m.give_up_below = l->overdue_below;
 	km_trace_new(l->km, &o->m.trace);
 	for (uint32_t i = 0; i < o->wanted; i++)
 		o->have[i] = link_has(l, l->next_sequence + i);
@@ -370,7 +380,7 @@ struct verdict {
 	struct km_link_sync_answer a;
 	bool again; /* a kept answer: nothing is settled by it */
 	unsigned differing;
-	uint64_t seen; /* highest sequence stored here, + 1 */
+	uint64_t overdue_below;
 	uint64_t stock[2];
 	km_reply reply;
 	void *arg;
@@ -381,7 +391,6 @@ static bool compare(struct ks_txn *t, struct verdict *v, uint32_t i, const uint8
 {
 	uint64_t sequence = v->m.first + i;
 	uint8_t tag[KM_TAG_LEN];
-	bool missed;
 
 	*s = block_tag(t, &v->view, sequence, key, tag);
 	if (*s != ST_OK && *s != ST_KEY_GONE)
@@ -391,11 +400,9 @@ static bool compare(struct ks_txn *t, struct verdict *v, uint32_t i, const uint8
 		v->differing += !v->a.settled[i];
 		return true;
 	}
-	/* missing at the leader, or here though a later one came: given up when the leader says so */
-	missed = !v->m.have[i] || sequence < v->seen;
 	*s = ST_OK;
 	v->a.settled[i] = 0;
-	return missed && sequence < v->m.give_up_below;
+	return sequence < (v->m.have[i] ? v->overdue_below : v->m.give_up_below); /* the end that lacks it decides */
 }
 
 static enum status verdict_sign(struct ks_txn *t, struct verdict *v)
@@ -495,7 +502,8 @@ void handle_link_sync(struct km *km, const char *from, const void *message, km_r
 	v->view = l->view;
 	v->m = *m;
 	v->m.link = NULL;
-	v->seen = l->seen;
+	look_for_overdue(l);
+	v->overdue_below = l->overdue_below;
 	v->reply = reply;
 	v->arg = arg;
 	ks_submit(km->ks, verdict_work, verdict_done, v);

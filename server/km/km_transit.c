@@ -24,7 +24,7 @@ struct transit {
 	struct transit *prev, *next; /* in km->transits */
 	transit_done done;
 	void *arg;
-	bool forgotten, restore_route;
+	bool forgotten, restore_route, left;
 	struct err failure; /* of the attempt before */
 	struct id trace, relay, ksa_pool;
 	enum transit_origin origin;
@@ -157,6 +157,7 @@ struct km_relay *relay_copy(const struct km_relay *m)
 
 struct departure {
 	struct transit *t;
+	struct use use; /* of the pads */
 	/* copies, for the writer's thread */
 	enum transit_origin origin;
 	struct id ksa_pool, in_pool, out_pool;
@@ -279,6 +280,11 @@ void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void 
 	}
 }
 
+bool transit_has_left(const struct transit *t)
+{
+	return t->left;
+}
+
 void transit_forget(struct transit *t)
 {
 	t->forgotten = true;
@@ -319,7 +325,9 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	const struct km_answer *a = answer;
 	const char *to = t->out->peer;
 
-	link_use_end(t->out);
+	uses_end(&t->out->uses, &d->use, s == ST_OK && a->err.status == ST_OK);
+	if (s == ST_OK && a->err.status == ST_OK)
+		uses_told(&t->out->uses, d->m.unused_below);
 	if (s == ST_OK && a->err.status == ST_OK) {
 		t->km->counters.relays_forwarded += t->origin != FROM_KSA_POOL;
 		finish(t, ST_OK, true, "");
@@ -340,9 +348,13 @@ static void departed(enum status s, void *arg)
 {
 	struct departure *d = arg;
 	struct transit *t = d->t;
-	uint64_t now = env_utc(t->km->env), end = 0;
+	uint64_t now = env_utc(t->km->env);
 
 	if (s == ST_OK) {
+		const struct km_pad *last = &d->pads[d->m.pad_count - 1];
+
+		uses_begin(&t->out->uses, &d->use, d->pads[0].offset, last->offset + last->len);
+		link_set_stock_out(t->out, d->link_left);
 		secret_free(&t->text);
 		secret_move(&t->text, &d->text);
 	}
@@ -350,6 +362,7 @@ static void departed(enum status s, void *arg)
 	if (s != ST_OK || now >= t->expires) {
 		const char *to = t->out->peer;
 
+		uses_end(&t->out->uses, &d->use, false);
 		if (s == ST_TOO_FEW_KEYS)
 			try_another(t, to, s, "too little pad is left on the link to the next node");
 		else if (s == ST_OK)
@@ -360,12 +373,8 @@ static void departed(enum status s, void *arg)
 		free(d);
 		return;
 	}
-	for (uint32_t i = 0; i < d->m.pad_count; i++)
-		if (d->pads[i].offset + d->pads[i].len > end)
-			end = d->pads[i].offset + d->pads[i].len;
-	link_use_begin(t->out, end);
-	link_set_stock_out(t->out, d->link_left);
 	t->km->counters.relays_sent++;
+	t->left = true;
 	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
 }
 
@@ -411,7 +420,7 @@ static void depart(struct transit *t, const char *to)
 		                  .hops_left = t->sent_hops_left,
 		                  .expires = t->expires,
 		                  .link = d->link,
-		                  .unused_below = l->unused_below,
+		                  .unused_below = uses_unused_below(&l->uses),
 		                  .ciphertext = d->ciphertext,
 		                  .len = t->len };
 	ks_submit(t->km->ks, depart_work, departed, d);

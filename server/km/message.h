@@ -301,8 +301,8 @@ struct km_assignment {
 struct km_assign {
 	struct id trace;
 	struct id pool;
-	uint64_t expires;
-	uint32_t count;
+	uint64_t expires, unused_below;
+	uint32_t count; /* 0: only unused_below is told */
 	const struct km_assignment *assignments;
 };
 

@@ -3,8 +3,6 @@
 
 #include "inside.h"
 
-enum { REMNANTS_MOST = 32 * 1024 };
-
 void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 
 /* ---- ranges ----------------------------------------------------------------------------------------------- */
@@ -230,30 +228,68 @@ static enum status look_work(struct ks_txn *t, void *arg)
 	return ST_OK;
 }
 
-static void compare(struct sim *s, const struct ks_pool *a, const struct ks_pool *b)
-{
-	static const char *const kinds[] = { [KS_POOL_LINK] = "link", [KS_POOL_AUTH] = "auth", [KS_POOL_KSA] = "KSA" };
-	uint64_t more = a->stock > b->stock ? a->stock - b->stock : b->stock - a->stock;
+struct probe {
+	struct id pool;
+	uint64_t offset;
+	bool held;
+};
 
-	if (a->retired || b->retired || a->desc.kind == KS_POOL_AUTH)
+static enum status probe_work(struct ks_txn *t, void *arg)
+{
+	struct probe *p = arg;
+	struct secret byte = { NULL, 0 };
+
+	p->held = ks_read(t, &p->pool, p->offset, 1, &byte) == ST_OK;
+	secret_free(&byte);
+	return ST_OK;
+}
+
+static bool holds(struct node *n, const struct id *pool, uint64_t offset)
+{
+	struct probe p = { *pool, offset, false };
+
+	__real_ks_submit(n->ks, probe_work, NULL, &p);
+	return p.held;
+}
+
+/* Tells which ranges only one end holds. */
+static void tell_difference(const struct seen_pool *a, const struct seen_pool *b)
+{
+	uint64_t end = a->pool.tail > b->pool.tail ? a->pool.tail : b->pool.tail, from = 0;
+	int was = 0;
+
+	for (uint64_t at = 0; at <= end; at++) {
+		int now = at < end ? holds(a->node, &a->pool.desc.id, at) - holds(b->node, &b->pool.desc.id, at) : 0;
+
+		if (now == was)
+			continue;
+		if (was != 0)
+			fprintf(stderr, "  only at %s: %llu bytes at %llu\n", was > 0 ? a->node->party.name : b->node->party.name,
+			        (unsigned long long)(at - from), (unsigned long long)from);
+		was = now;
+		from = at;
+	}
+}
+
+/* a is the source's. Once nothing is on its way both ends hold the same, byte for byte. */
+static void compare(struct sim *s, const struct seen_pool *at_source, const struct seen_pool *at_destination)
+{
+	const struct ks_pool *a = &at_source->pool, *b = &at_destination->pool;
+	static const char *const kinds[] = { [KS_POOL_LINK] = "link", [KS_POOL_AUTH] = "auth", [KS_POOL_KSA] = "KSA" };
+
+	if (a->retired || b->retired || a->desc.kind == KS_POOL_AUTH) /* each end's keys may end with the other's word */
 		return;
-	if (more > 0)
-		sim_say(s, "%s pool %s -> %s: stock %llu and %llu, head %llu and %llu, ready %llu and %llu, tail %llu and %llu",
-		        kinds[a->desc.kind], a->desc.source, a->desc.destination, (unsigned long long)a->stock,
-		        (unsigned long long)b->stock, (unsigned long long)a->head, (unsigned long long)b->head,
-		        (unsigned long long)a->ready, (unsigned long long)b->ready, (unsigned long long)a->tail,
-		        (unsigned long long)b->tail);
-	/* remnants between keys of different sizes are void at the source, and at the destination with the next opening */
-	if (a->desc.kind == KS_POOL_KSA && b->stock > a->stock && more < REMNANTS_MOST)
-		s->stats.bytes_remnants += more;
-	else if (a->desc.kind == KS_POOL_KSA && more > 0)
-		sim_violation(s, "the KSA pool from %s to %s holds %llu bytes there and %llu here", a->desc.source,
-		              a->desc.destination, (unsigned long long)a->stock, (unsigned long long)b->stock);
-	else if (a->stock > b->stock)
-		sim_violation(s, "the link pool from %s to %s holds %llu bytes there and %llu here", a->desc.source,
-		              a->desc.destination, (unsigned long long)a->stock, (unsigned long long)b->stock);
-	else /* pads of messages that got lost: void with the next that arrives */
-		s->stats.bytes_lost_on_links += more;
+	if (a->stock != b->stock || a->unready != b->unready) {
+		sim_violation(s, "%s pool %s -> %s: stock %llu and %llu, not ready %llu and %llu, head %llu and %llu, ready %llu "
+		              "and %llu, tail %llu and %llu",
+		              kinds[a->desc.kind], a->desc.source, a->desc.destination, (unsigned long long)a->stock,
+		              (unsigned long long)b->stock, (unsigned long long)a->unready, (unsigned long long)b->unready,
+		              (unsigned long long)a->head, (unsigned long long)b->head, (unsigned long long)a->ready,
+		              (unsigned long long)b->ready, (unsigned long long)a->tail, (unsigned long long)b->tail);
+		tell_difference(at_source, at_destination);
+	} else if (a->unready > 0)
+		sim_violation(s, "%s pool %s -> %s: %llu bytes are never settled", kinds[a->desc.kind], a->desc.source,
+		              a->desc.destination, (unsigned long long)a->unready);
 }
 
 static void look_everywhere(struct sim *s, struct look *look)
@@ -297,7 +333,7 @@ void check_end(struct sim *s)
 		if (strcmp(p->pool.desc.source, p->node->party.name) == 0)
 			LL_FOREACH (look.seen, q)
 				if (q->node != p->node && id_equal(&p->pool.desc.id, &q->pool.desc.id))
-					compare(s, &p->pool, &q->pool);
+					compare(s, p, q);
 	LL_FOREACH_SAFE (look.seen, p, next)
 		free(p);
 }

@@ -96,8 +96,6 @@ struct sim_stats {
 	uint64_t requests, keys, fetched, blocks;
 	uint64_t answered[32]; /* key requests, by status */
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
-	uint64_t bytes_lost_on_links; /* that one end of a link's pool holds and the other does not */
-	uint64_t bytes_remnants;      /* between keys, that only the destination still holds */
 	uint64_t relays, relay_bytes;
 	uint64_t forged_accepted;
 };
