@@ -14,7 +14,7 @@
 #include "log.h"
 
 enum { STACK_TO_BURN = 16 * 1024, SMALLEST_SECRET = 32, LARGEST_IN_HEAP = 16 * 1024 };
-enum { KEPT_MOST = 64, KEPT_BYTES = 4 * 1024 * 1024, PAGE = 4096 };
+enum { KEPT_MOST = 64, KEPT_BYTES = 16 * 1024 * 1024, PAGE = 4096 };
 
 /* Mappings that were freed and wiped, to be used again: mapping, locking and unmapping 64 KiB costs more
  * than sealing them. */
@@ -145,7 +145,7 @@ void secret_free(struct secret *s)
 	if (s->bytes != NULL && CRYPTO_secure_allocated(s->bytes)) {
 		OPENSSL_secure_clear_free(s->bytes, s->len);
 	} else if (s->bytes != NULL) {
-		OPENSSL_cleanse(s->bytes, s->len);
+		secret_wipe(s->bytes, s->len);
 		if (!keep(s->bytes, whole_pages(s->len)))
 			munmap(s->bytes, whole_pages(s->len));
 	}

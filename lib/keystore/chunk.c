@@ -345,25 +345,47 @@ enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64
 	return s == ST_OK || s == ST_NOT_FOUND ? ST_OK : broken(t);
 }
 
-bool chunk_is_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index)
+/* The form of a whole chunk: one extent. */
+enum { FULL_HEAD = 2 + 4, FULL_LEN = FULL_HEAD + CHUNK_BYTES };
+
+static void put_full_head(uint8_t head[FULL_HEAD])
 {
-	struct kv_slice sealed;
+	put_be(head, 1, 2);
+	put_be(head + 2, 0, 2);
+	put_be(head + 4, CHUNK_BYTES, 2);
+}
+
+bool chunk_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index, struct kv_slice *sealed)
+{
 	uint8_t place[PLACE_LEN];
 
 	if (chunk_cached(t->ks, p->number, index) != NULL)
 		return false;
 	place_make(place, p->number, index);
-	return kv_get(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), &sealed) == ST_OK &&
-	       seal_hint(sealed) == CHUNK_BYTES;
+	return kv_get(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), sealed) == ST_OK &&
+	       seal_hint(*sealed) == CHUNK_BYTES && sealed->len == FULL_LEN + SEAL_OVERHEAD;
 }
 
-enum status chunk_delete_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index)
+enum status chunk_open_full(struct ks_txn *t, const struct pool *p, uint64_t index, struct kv_slice sealed,
+			    uint8_t *out)
+{
+	uint8_t place[PLACE_LEN], head[FULL_HEAD], expected[FULL_HEAD];
+
+	place_make(place, p->number, index);
+	put_full_head(expected);
+	if (seal_open_parts(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), sealed, head, FULL_HEAD, out) &&
+	    memcmp(head, expected, FULL_HEAD) == 0)
+		return ST_OK;
+	return damage(t, "a chunk of keys");
+}
+
+enum status chunk_delete_full(struct ks_txn *t, const struct pool *p, uint64_t index, struct kv_slice sealed)
 {
 	uint8_t place[PLACE_LEN];
 
 	place_make(place, p->number, index);
-	if (undo_value(t, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK ||
-	    kv_delete(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK)
+	undo_value_was(t, KV_CHUNK, slice_of(place, sizeof place), sealed);
+	if (kv_delete(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK)
 		return broken(t);
 	t->wrote = true;
 	return ST_OK;
@@ -371,7 +393,7 @@ enum status chunk_delete_at_rest(struct ks_txn *t, const struct pool *p, uint64_
 
 enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index, const uint8_t *bytes)
 {
-	static const size_t len = 2 + 4 + CHUNK_BYTES;
+	static const size_t len = FULL_LEN;
 	struct secret *plain = scratch(t->ks);
 	struct chunk *cached = chunk_cached(t->ks, p->number, index);
 	uint8_t place[PLACE_LEN], *room;
@@ -383,10 +405,8 @@ enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index, 
 	    kv_reserve(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), len + SEAL_OVERHEAD, &room) !=
 		ST_OK)
 		return broken(t);
-	put_be(plain->bytes, 1, 2);
-	put_be(plain->bytes + 2, 0, 2);
-	put_be(plain->bytes + 4, CHUNK_BYTES, 2);
-	memcpy(plain->bytes + 6, bytes, CHUNK_BYTES);
+	put_full_head(plain->bytes);
+	memcpy(plain->bytes + FULL_HEAD, bytes, CHUNK_BYTES);
 	seal_close(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), CHUNK_BYTES, plain->bytes, len,
 		   room);
 	secret_wipe(plain->bytes, len);

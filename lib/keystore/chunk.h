@@ -10,6 +10,7 @@
 
 #include <uthash.h>
 
+#include "kv.h"
 #include "secret.h"
 #include "status.h"
 
@@ -54,10 +55,13 @@ MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t ind
 MUST_CHECK enum status chunk_next(struct ks_txn *t, struct pool *p, uint64_t *index, uint64_t last);
 /* How many bytes are present, without opening it where that can be avoided. */
 MUST_CHECK enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64_t *present);
-/* Whether it is not open and, as its seal's hint says, all its bytes are present. */
-bool chunk_is_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index);
-/* Such a chunk goes as a whole, unopened. */
-MUST_CHECK enum status chunk_delete_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index);
+/* Whether it is not open and, as its seal's hint says, all its bytes are present; sealed is valid until the next
+ * change. Such a chunk is opened straight into CHUNK_BYTES at out, and goes as a whole, unopened. */
+bool chunk_full_at_rest(struct ks_txn *t, const struct pool *p, uint64_t index, struct kv_slice *sealed);
+MUST_CHECK enum status chunk_open_full(struct ks_txn *t, const struct pool *p, uint64_t index,
+				       struct kv_slice sealed, uint8_t *out);
+MUST_CHECK enum status chunk_delete_full(struct ks_txn *t, const struct pool *p, uint64_t index,
+					 struct kv_slice sealed);
 /* Stores a whole new chunk without keeping it open. */
 MUST_CHECK enum status chunk_store_whole(struct ks_txn *t, struct pool *p, uint64_t index,
 					 const uint8_t *bytes);

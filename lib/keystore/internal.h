@@ -116,6 +116,7 @@ void undo_pool(struct ks_txn *t, struct pool *p);
 void undo_chunk(struct ks_txn *t, struct chunk *c);
 void undo_row(struct ks_txn *t, uint32_t pool, const struct row *r);
 MUST_CHECK enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place);
+void undo_value_was(struct ks_txn *t, enum kv_db db, struct kv_slice place, struct kv_slice old); /* the same */
 /* A chunk changed by this work is about to leave the cache: keeps what it was, sealed. */
 void undo_chunk_leaves(struct ks_txn *t, struct chunk *c);
 MUST_CHECK enum status undo_run(struct ks_txn *t);

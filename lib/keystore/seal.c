@@ -146,9 +146,10 @@ static struct data_key *key_of(struct seal *s, uint32_t number)
 	return NULL;
 }
 
-bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed, uint8_t *out)
+bool seal_open_parts(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed, uint8_t *head,
+		     size_t head_len, uint8_t *out)
 {
-	struct data_key *k = sealed.len < SEAL_OVERHEAD ? NULL : key_of(s, seal_key_number(sealed));
+	struct data_key *k = sealed.len < SEAL_OVERHEAD + head_len ? NULL : key_of(s, seal_key_number(sealed));
 	size_t len = sealed.len - SEAL_OVERHEAD;
 	uint8_t aad[PLACE_MAX + 8], tag[TAG_LEN];
 	const uint8_t *text;
@@ -161,12 +162,19 @@ bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_s
 	aad_len = authenticated(aad, sealed.bytes, db, place);
 	must(EVP_DecryptInit_ex(k->opening, NULL, NULL, NULL, sealed.bytes + 6));
 	must(EVP_DecryptUpdate(k->opening, NULL, &n, aad, aad_len));
-	must(EVP_DecryptUpdate(k->opening, out, &n, text, (int)len));
+	if (head_len > 0)
+		must(EVP_DecryptUpdate(k->opening, head, &n, text, (int)head_len));
+	must(EVP_DecryptUpdate(k->opening, out, &n, text + head_len, (int)(len - head_len)));
 	must(EVP_CIPHER_CTX_ctrl(k->opening, EVP_CTRL_GCM_SET_TAG, TAG_LEN, tag));
 	if (EVP_DecryptFinal_ex(k->opening, out + n, &n) == 1)
 		return true;
-	secret_wipe(out, len);
+	secret_wipe(out, len - head_len);
 	return false;
+}
+
+bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed, uint8_t *out)
+{
+	return seal_open_parts(s, db, place, sealed, NULL, 0, out);
 }
 
 void seal_wrap(const uint8_t *key, const void *aad, size_t aad_len, const uint8_t *plain, size_t len,

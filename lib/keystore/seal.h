@@ -31,6 +31,9 @@ void seal_close(struct seal *s, enum kv_db db, struct kv_slice place, uint16_t h
  * is not what was sealed at this place under a key that is known. */
 MUST_CHECK bool seal_open(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed,
 			  uint8_t *out);
+/* The same, its first head_len bytes into head. */
+MUST_CHECK bool seal_open_parts(struct seal *s, enum kv_db db, struct kv_slice place, struct kv_slice sealed,
+				uint8_t *head, size_t head_len, uint8_t *out);
 
 /* Of a value that may be damaged; 0 where it is too short. */
 uint32_t seal_key_number(struct kv_slice sealed);

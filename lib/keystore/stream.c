@@ -38,9 +38,9 @@ static enum status part_next(struct ks_txn *t, struct pool *p, uint64_t *lo, uin
 }
 
 /* A whole chunk that is not open, with all its bytes there: a range of many goes by without opening any twice. */
-static bool is_full_at_rest(struct ks_txn *t, struct pool *p, const struct part *x)
+static bool full_at_rest(struct ks_txn *t, struct pool *p, const struct part *x, struct kv_slice *sealed)
 {
-	return x->to - x->from == CHUNK_BYTES && chunk_is_full_at_rest(t, p, x->index);
+	return x->to - x->from == CHUNK_BYTES && chunk_full_at_rest(t, p, x->index, sealed);
 }
 
 static enum status at_end(enum status s)
@@ -73,11 +73,12 @@ enum status stream_count(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t
 enum status stream_whole(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi)
 {
 	for (struct part x; lo < hi; lo += x.to - x.from) {
+		struct kv_slice sealed;
 		struct chunk *c;
 		enum status s;
 
 		x = part_at(lo, hi);
-		if (is_full_at_rest(t, p, &x))
+		if (full_at_rest(t, p, &x, &sealed))
 			continue;
 		s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
 		if (s != ST_OK)
@@ -102,11 +103,14 @@ enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_
 	uint64_t hi = offset + len;
 
 	for (struct part x; offset < hi; offset += x.to - x.from) {
+		struct kv_slice sealed;
 		struct chunk *c;
 		enum status s;
 
 		x = part_at(offset, hi);
-		if (is_full_at_rest(t, p, &x) || (use == CHUNK_ONCE && seen_first(t->ks, p, x.index))) {
+		if (full_at_rest(t, p, &x, &sealed)) {
+			s = chunk_open_full(t, p, x.index, sealed, to);
+		} else if (use == CHUNK_ONCE && seen_first(t->ks, p, x.index)) {
 			s = chunk_peek(t, p, x.index, x.from, x.to, to);
 		} else {
 			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
@@ -129,10 +133,11 @@ enum status stream_cut(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t h
 	enum status s;
 
 	while ((s = part_next(t, p, &lo, hi, &x)) == ST_OK) {
+		struct kv_slice sealed;
 		unsigned present;
 
-		if (is_full_at_rest(t, p, &x)) {
-			s = chunk_delete_at_rest(t, p, x.index);
+		if (full_at_rest(t, p, &x, &sealed)) {
+			s = chunk_delete_full(t, p, x.index, sealed);
 			if (s != ST_OK)
 				return s;
 			if (n != NULL)
@@ -158,11 +163,12 @@ static enum status run_end(struct ks_txn *t, struct pool *p, uint64_t lo, uint64
 {
 	for (*hi = lo; *hi < limit;) {
 		struct part x = part_at(*hi, limit);
+		struct kv_slice sealed;
 		struct chunk *c;
 		enum status s;
 		unsigned end;
 
-		if (is_full_at_rest(t, p, &x)) {
+		if (full_at_rest(t, p, &x, &sealed)) {
 			*hi += CHUNK_BYTES;
 			continue;
 		}
@@ -186,8 +192,9 @@ enum status stream_run(struct ks_txn *t, struct pool *p, uint64_t from, uint64_t
 
 	while ((s = part_next(t, p, &from, limit, &x)) == ST_OK) {
 		unsigned first = x.from;
+		struct kv_slice sealed;
 
-		if (!is_full_at_rest(t, p, &x)) {
+		if (!full_at_rest(t, p, &x, &sealed)) {
 			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
 			if (s != ST_OK)
 				return s;

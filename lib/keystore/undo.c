@@ -35,7 +35,7 @@ struct undo {
 	size_t heap_used, heap_room;
 };
 
-enum { HEAP_KEPT = 1 << 20 };
+enum { HEAP_KEPT = 4 << 20 }; /* what undoing a take of the largest range needs, and some more */
 
 /* Room for len bytes in the heap, which may move. */
 static size_t heap_take(struct undo *u, size_t len)
@@ -120,27 +120,35 @@ void undo_row(struct ks_txn *t, uint32_t pool, const struct row *r)
 		add(t, UNDO_ROW, r, sizeof *r)->number = pool;
 }
 
+/* bytes NULL: there was no value. */
+static void note_value(struct ks_txn *t, enum kv_db db, struct kv_slice place, const uint8_t *bytes, size_t len)
+{
+	struct undo_entry *e = add(t, UNDO_VALUE, bytes, len);
+
+	e->db = db;
+	e->key_len = place.len;
+	memcpy(e->key, place.bytes, place.len);
+}
+
+void undo_value_was(struct ks_txn *t, enum kv_db db, struct kv_slice place, struct kv_slice old)
+{
+	if (t->undoing) /* an empty value is a value: let it have an address */
+		note_value(t, db, place, old.len > 0 ? old.bytes : (const uint8_t *)"", old.len);
+}
+
 enum status undo_value(struct ks_txn *t, enum kv_db db, struct kv_slice place)
 {
-	struct undo_entry *e;
 	struct kv_slice old = {NULL, 0};
 	enum status s;
 
 	if (!t->undoing)
 		return ST_OK;
 	s = kv_get(t->ks->kv, db, place, &old);
-	if (s != ST_OK && s != ST_NOT_FOUND)
-		return s;
-	/* an empty value is a value: let it have an address */
-	e = add(t, UNDO_VALUE,
-		s == ST_NOT_FOUND ? NULL
-		: old.len > 0     ? old.bytes
-				  : (const uint8_t *)"",
-		old.len);
-	e->db = db;
-	e->key_len = place.len;
-	memcpy(e->key, place.bytes, place.len);
-	return ST_OK;
+	if (s == ST_OK)
+		undo_value_was(t, db, place, old);
+	else if (s == ST_NOT_FOUND)
+		note_value(t, db, place, NULL, 0);
+	return s == ST_NOT_FOUND ? ST_OK : s;
 }
 
 static struct undo_entry *entry_of(struct undo *u, const struct chunk *c)

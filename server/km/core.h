@@ -303,7 +303,7 @@ void transit_forget(struct transit *t); /* its done is not called any more */
 
 /* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
 void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
-/* Takes a relay's pads and opens its ciphertext into text. Runs in a work. */
+/* Takes a relay's pads and opens its ciphertext: the first len bytes of text. Runs in a work. */
 MUST_CHECK enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struct km_relay *m,
                                   struct secret *text);
 /* A copy of a relay message that lives by itself; free() frees all of it. */

@@ -55,7 +55,7 @@ static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secr
 	enum status s;
 
 	if (id_is_zero(&w->link_pool)) {
-		secret_copy(bytes, w->random.bytes, w->random.len);
+		secret_move(bytes, &w->random);
 		return ST_OK;
 	}
 	s = ks_pool_get(t, &w->link_pool, &link);

@@ -136,7 +136,7 @@ static enum status keep_work(struct ks_txn *t, void *arg)
 	enum status s = relay_open(t, &a->link_pool, a->m, &text);
 
 	if (s == ST_OK)
-		s = ks_append(t, &a->m->ksa_pool, a->m->ksa_offset, text.bytes, text.len);
+		s = ks_append(t, &a->m->ksa_pool, a->m->ksa_offset, text.bytes, a->m->len);
 	secret_free(&text);
 	return s;
 }

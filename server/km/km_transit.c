@@ -75,6 +75,22 @@ void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_
 	otp_tag(key, pieces, 9 + m->route.count, tag);
 }
 
+/* Puts a run of pad bytes at *got: in place of the whole where it is the whole. */
+static void add_run(struct secret *whole, size_t total, size_t *got, struct secret *run)
+{
+	size_t len = run->len;
+
+	if (len == total) {
+		secret_move(whole, run);
+	} else {
+		if (whole->bytes == NULL)
+			secret_alloc(whole, total);
+		memcpy(whole->bytes + *got, run->bytes, len);
+		secret_free(run);
+	}
+	*got += len;
+}
+
 /* The bytes of all pads, one behind another. */
 static enum status take_pads_at(struct ks_txn *t, const struct id *pool, const struct km_pad *pads, uint32_t count,
                                 size_t total, struct secret *out)
@@ -82,7 +98,6 @@ static enum status take_pads_at(struct ks_txn *t, const struct id *pool, const s
 	size_t got = 0;
 	enum status s = ST_OK;
 
-	secret_alloc(out, total);
 	for (uint32_t i = 0; i < count && s == ST_OK; i++) {
 		struct secret part = { NULL, 0 };
 
@@ -90,9 +105,7 @@ static enum status take_pads_at(struct ks_txn *t, const struct id *pool, const s
 			return ST_BAD_REQUEST;
 		s = ks_take_at(t, pool, pads[i].offset, pads[i].len, &part);
 		if (s == ST_OK)
-			memcpy(out->bytes + got, part.bytes, part.len);
-		got += pads[i].len;
-		secret_free(&part);
+			add_run(out, total, &got, &part);
 	}
 	return s == ST_OK && got != total ? ST_BAD_REQUEST : s;
 }
@@ -109,10 +122,11 @@ enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struc
 		if (!otp_tag_equal(tag, m->tag))
 			s = ST_FORGED;
 	}
-	if (s == ST_OK) {
+	if (s == ST_OK) { /* in its pad's place: the bytes are many */
 		secret_free(text);
-		secret_alloc(text, m->len);
-		otp_xor(text->bytes, m->ciphertext, pad.bytes, m->len);
+		otp_xor(pad.bytes, m->ciphertext, pad.bytes, m->len);
+		secret_wipe(pad.bytes + m->len, AUTH_KEY_LEN);
+		secret_move(text, &pad);
 	}
 	secret_free(&pad);
 	for (uint32_t i = 0; i < m->pad_count; i++)
@@ -207,7 +221,6 @@ static enum status take_pads(struct ks_txn *t, struct departure *d, struct secre
 	if (pool.stock < total) /* before anything is consumed */
 		return ST_TOO_FEW_KEYS;
 	d->link_left = pool.stock + pool.unready - total;
-	secret_alloc(pad, total);
 	for (d->m.pad_count = 0; got < total && s == ST_OK; d->m.pad_count++) {
 		struct km_pad *one = &d->pads[d->m.pad_count];
 		struct secret part = { NULL, 0 };
@@ -218,9 +231,7 @@ static enum status take_pads(struct ks_txn *t, struct departure *d, struct secre
 		if (s != ST_OK)
 			return s;
 		one->len = (uint32_t)part.len;
-		memcpy(pad->bytes + got, part.bytes, part.len);
-		got += part.len;
-		secret_free(&part);
+		add_run(pad, total, &got, &part);
 	}
 	return s;
 }
