@@ -55,7 +55,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
 
 # ---- libraries --------------------------------------------------------------------------------
-BASE     := base daemon env_event env_virtual file id log secret status
+BASE     := address base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
 OTP      := otp

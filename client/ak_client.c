@@ -12,11 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "ak.h"
 #include "env.h"
 #include "rtls.h"
 
-enum { PORT_MAX = 65535, GRACE_S = 5, DEFAULT_CALL_S = 30 };
+enum { GRACE_S = 5, DEFAULT_CALL_S = 30 };
 
 static const struct rtls_procedure procedures[] = {
 	{ AK_KEY_REQUEST, "Key request", "Response to key request", "" },
@@ -57,42 +58,9 @@ struct ak_client {
 
 /* ---- options --------------------------------------------------------------------------------------- */
 
-/* "host", "host:port", "[v6]", "[v6]:port", "v6" into host and port (0: none). */
-static bool split_address(const char *address, char **host, uint16_t *port)
-{
-	const char *end = strrchr(address, ':'), *from = address;
-	size_t len = strlen(address);
-	unsigned long number = 0;
-	char *rest;
-
-	if (address[0] == '[') {
-		const char *close = strchr(address, ']');
-
-		if (close == NULL || (close[1] != '\0' && close[1] != ':'))
-			return false;
-		from = address + 1;
-		len = (size_t)(close - from);
-		end = close[1] == ':' ? close + 1 : NULL;
-	} else if (end != NULL && strchr(address, ':') == end) {
-		len = (size_t)(end - address);
-	} else {
-		end = NULL;
-	}
-	if (end != NULL) {
-		number = strtoul(end + 1, &rest, 10);
-		if (end[1] < '0' || end[1] > '9' || *rest != '\0' || number == 0 || number > PORT_MAX)
-			return false;
-	}
-	if (len == 0)
-		return false;
-	*host = xasprintf("%.*s", (int)len, from);
-	*port = (uint16_t)number;
-	return true;
-}
-
 static enum status take_options(struct ak_client *c, const struct ak_client_options *o, struct err *e)
 {
-	if (o->km == NULL || !split_address(o->km, &c->host, &c->port))
+	if (o->km == NULL || !address_split(o->km, &c->host, &c->port))
 		return err_set(e, ST_CONFIGURATION, "the KM's address \"%s\" is none: write host:port or host",
 		               o->km ? o->km : "");
 	if (o->km_name == NULL || !name_is_valid(o->km_name))

@@ -112,7 +112,7 @@ static const char *example_of(const struct conf_option *o)
 	case CONF_DURATION:
 		return "\"10 s\"";
 	case CONF_STRINGS:
-	case CONF_ADDRESSES:
+	case CONF_LISTEN:
 		return "[ \"…\" ]";
 	case CONF_GROUP:
 		return "{ … }";
@@ -235,7 +235,7 @@ static enum status load_missing(const struct walk *w, const struct place *at, co
 		return has_required(o->sub) ? ST_OK : load_group(w, at, o->sub, room);
 	if (o->fallback == NULL || o->type == CONF_LIST)
 		return ST_OK;
-	if (o->type == CONF_STRINGS || o->type == CONF_ADDRESSES) {
+	if (o->type == CONF_STRINGS || o->type == CONF_LISTEN) {
 		struct conf_strings *strings = room;
 
 		strings->items = xcalloc(1, sizeof *strings->items);
@@ -258,7 +258,7 @@ static enum status load_option(const struct walk *w, const struct place *at, con
 	case CONF_LIST:
 		return load_list(w, at, o, room);
 	case CONF_STRINGS:
-	case CONF_ADDRESSES:
+	case CONF_LISTEN:
 		return load_strings(w, at, o, room);
 	default:
 		return load_value(w, at, o, room);
@@ -307,7 +307,8 @@ static enum status parse_failed(const char *path, const config_t *config, struct
 	const char *file = config_error_file(config);
 
 	if (config_error_type(config) == CONFIG_ERR_FILE_IO)
-		return err_set(e, ST_CONFIGURATION, "%s: cannot be read: %s", path, strerror(errno));
+		return err_set(e, ST_CONFIGURATION, "%s: cannot be read: %s", path,
+		               errno != 0 ? strerror(errno) : "not a file");
 	return err_set(e, ST_CONFIGURATION,
 	               "%s:%d: %s: look for a missing \";\", quote or bracket on this line or the one before",
 	               file != NULL ? file : path, config_error_line(config), config_error_text(config));
@@ -332,6 +333,7 @@ enum status conf_load(const char *path, const struct conf_option *options, void 
 
 	config_init(&config);
 	config_set_include_dir(&config, folder);
+	errno = 0;
 	if (config_read_file(&config, path) != CONFIG_TRUE) {
 		status = parse_failed(path, &config, e);
 	} else {
@@ -378,7 +380,7 @@ void conf_free(const struct conf_option *options, void *settings)
 			*(char **)room = NULL;
 			break;
 		case CONF_STRINGS:
-		case CONF_ADDRESSES:
+		case CONF_LISTEN:
 			free_strings(room);
 			break;
 		case CONF_GROUP:
@@ -469,7 +471,7 @@ static void print_group(FILE *to, const struct conf_option *options, const void 
 			putc('}', to);
 		} else if (o->type == CONF_LIST) {
 			print_list(to, o, room, depth);
-		} else if (o->type == CONF_STRINGS || o->type == CONF_ADDRESSES) {
+		} else if (o->type == CONF_STRINGS || o->type == CONF_LISTEN) {
 			print_strings(to, room);
 		} else {
 			conf_value_print(to, o, room);

@@ -27,7 +27,7 @@ enum conf_type {
 	CONF_STRINGS,  /* struct conf_strings: a list of strings */
 	CONF_GROUP,    /* a nested struct, described by sub */
 	CONF_LIST,     /* struct conf_list: a list of groups, each described by sub */
-	CONF_ADDRESSES, /* struct conf_strings: a list of strings, each as CONF_ADDRESS */
+	CONF_LISTEN,   /* struct conf_strings: a list of IP addresses with ports, "192.0.2.1:7001" */
 };
 
 struct conf_strings {
@@ -63,9 +63,5 @@ MUST_CHECK enum status conf_load(const char *path, const struct conf_option *opt
                                  struct err *e);
 void conf_free(const struct conf_option *options, void *settings); /* leaves it zeroed */
 void conf_print(FILE *to, const struct conf_option *options, const void *settings);
-
-/* Splits "host:port", "[v6]:port", "host" or a bare IPv6 address. *port is 0 where none is written.
- * The caller frees *host. false: it is none of these. */
-MUST_CHECK bool conf_address_split(const char *address, char **host, uint16_t *port);
 
 #endif

@@ -1,7 +1,6 @@
 /* conf_value.c - single values: parsing with units and bounds, and the way back. */
 #include "conf_value.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
@@ -9,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "env.h"
 #include "id.h"
 
@@ -150,60 +150,21 @@ static bool in_bounds(const struct conf_option *o, double value, char why[CONF_W
 
 /* ---- one setter per type ------------------------------------------------------------------- */
 
-static bool is_v6(const char *text)
+static bool is_address(const char *text, bool to_listen)
 {
-	struct in6_addr v6;
+	uint16_t port;
+	char *host;
+	bool ok;
 
-	return inet_pton(AF_INET6, text, &v6) == 1;
-}
-
-static bool parse_port(const char *text, uint16_t *port)
-{
-	char *rest;
-	unsigned long number;
-
-	if (!isdigit((unsigned char)text[0]))
+	if (!address_split(text, &host, &port))
 		return false;
-	number = strtoul(text, &rest, 10);
-	*port = (uint16_t)number;
-	return *rest == '\0' && number > 0 && number <= 65535;
-}
-
-bool conf_address_split(const char *address, char **host, uint16_t *port)
-{
-	bool bracketed = address[0] == '[';
-	char *copy = xstrdup(address + bracketed), *port_text = NULL, *end = strchr(copy, ']');
-	bool ok = true;
-
-	*port = 0;
-	if (bracketed) {
-		ok = end != NULL && (end[1] == ':' || end[1] == '\0');
-		if (ok && end[1] == ':')
-			port_text = end + 2;
-		if (ok)
-			*end = '\0';
-		ok = ok && is_v6(copy);
-	} else if (!is_v6(copy)) {
-		end = strchr(copy, ':');
-		if (end != NULL) {
-			*end = '\0';
-			port_text = end + 1;
-		}
-		ok = copy[0] != '\0' && strpbrk(copy, " \t/[]") == NULL;
-	}
-	if (!ok || (port_text != NULL && !parse_port(port_text, port))) {
-		free(copy);
-		return false;
-	}
-	*host = copy;
-	return true;
+	ok = !to_listen || (port != 0 && address_is_numeric(host));
+	free(host);
+	return ok;
 }
 
 static bool check_text(const struct conf_option *o, const char *text, char why[CONF_WHY_LEN])
 {
-	uint16_t port;
-	char *host;
-
 	switch (o->type) {
 	case CONF_NAME:
 		return name_is_valid(text) ||
@@ -212,12 +173,13 @@ static bool check_text(const struct conf_option *o, const char *text, char why[C
 	case CONF_PATH:
 		return text[0] != '\0' || wrong(why, "the path is empty: name a file or folder");
 	case CONF_ADDRESS:
-	case CONF_ADDRESSES:
-		if (!conf_address_split(text, &host, &port))
-			return wrong(why, "\"%.80s\" is no address: give \"host:port\", \"[v6]:port\" or \"host\"",
-			             text);
-		free(host);
-		return true;
+		return is_address(text, false) ||
+		       wrong(why, "\"%.80s\" is no address: give \"host:port\", \"[v6]:port\" or \"host\"", text);
+	case CONF_LISTEN:
+		return is_address(text, true) ||
+		       wrong(why, "\"%.80s\" is no address to listen at: give an IP address and a port, \"192.0.2.1:7001\" "
+		                  "or \"[2001:db8::1]:7001\"",
+		             text);
 	default:
 		return true;
 	}
@@ -343,7 +305,7 @@ bool conf_value_set(const struct conf_option *o, const struct conf_raw *raw, con
 	case CONF_ENUM:
 		return set_enum(o, raw, room, why);
 	case CONF_STRINGS:
-	case CONF_ADDRESSES:
+	case CONF_LISTEN:
 	case CONF_GROUP:
 	case CONF_LIST:
 		break;
@@ -440,7 +402,7 @@ bool conf_value_is_unset(const struct conf_option *o, const void *room)
 	case CONF_ADDRESS:
 		return *(char *const *)room == NULL;
 	case CONF_STRINGS:
-	case CONF_ADDRESSES:
+	case CONF_LISTEN:
 		return o->fallback == NULL && ((const struct conf_strings *)room)->count == 0;
 	case CONF_LIST:
 		return ((const struct conf_list *)room)->count == 0;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "daemon.h"
 #include "env_event.h"
 #include "log.h"
@@ -35,7 +36,7 @@ static enum status start_neighbour(struct main *m, size_t i)
 
 	if (strcmp(m->settings.name, n->name) > 0)
 		return ST_OK;
-	if (!conf_address_split(n->address, &host, &o.port))
+	if (!address_split(n->address, &host, &o.port))
 		return ST_INTERNAL;
 	o.host = host;
 	m->peers[i] = rtls_peer_new(m->d.endpoint, &o);

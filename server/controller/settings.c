@@ -38,7 +38,7 @@ static const struct conf_option reserve_options[] = {
 
 const struct conf_option settings_options[] = {
 	{ "name", CONF_NAME, AT(settings, name), .required = true, .help = "of this controller; as in its certificate" },
-	{ "listen", CONF_STRINGS, AT(settings, listen), .required = true, .help = "addresses, host:port" },
+	{ "listen", CONF_LISTEN, AT(settings, listen), .required = true, .help = "addresses, host:port" },
 	{ "rpcbind", CONF_ENUM, AT(settings, rpcbind), .fallback = "try", .words = rpcbind_words,
 	  .help = "whether to register the programs with the local rpcbind" },
 	{ "certificate", CONF_PATH, AT(settings, certificate), .required = true, .help = "of this controller, PEM" },

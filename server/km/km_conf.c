@@ -95,7 +95,7 @@ static const struct conf_option request_options[] = {
 const struct conf_option km_conf_options[] = {
 	{ ROW(struct km_conf, name, "name"), .type = CONF_NAME, .required = true,
 	  .help = "name of this KM, as in its certificate" },
-	{ ROW(struct km_conf, listen, "listen"), .type = CONF_STRINGS, .required = true,
+	{ ROW(struct km_conf, listen, "listen"), .type = CONF_LISTEN, .required = true,
 	  .help = "addresses to listen on, \"192.0.2.1:7001\" or \"[2001:db8::1]:7001\"" },
 	{ ROW(struct km_conf, rpcbind, "rpcbind"), .type = CONF_ENUM, .words = rpcbind_words, .fallback = "try",
 	  .help = "whether to register the programs with the local rpcbind" },
@@ -128,10 +128,67 @@ const struct conf_option km_conf_options[] = {
 	{ .name = NULL },
 };
 
-enum status km_conf_check(const struct km_conf *c, struct err *e)
+/* A name that two groups of a list have: the first member of each. NULL: none. */
+static const char *named_twice(const struct conf_list *list, size_t size)
+{
+	const char *items = list->items;
+
+	for (size_t i = 0; i < list->count; i++)
+		for (size_t k = 0; k < i; k++) {
+			char *const *a = (char *const *)(const void *)(items + i * size);
+			char *const *b = (char *const *)(const void *)(items + k * size);
+
+			if (strcmp(*a, *b) == 0)
+				return *a;
+		}
+	return NULL;
+}
+
+static enum status check_names(const struct km_conf *c, struct err *e)
+{
+	const struct {
+		const char *list;
+		const char *name;
+	} twice[] = {
+		{ "links", named_twice(&c->links, sizeof(struct km_conf_link)) },
+		{ "peers", named_twice(&c->peers, sizeof(struct km_conf_peer)) },
+		{ "applications", named_twice(&c->applications, sizeof(struct km_conf_application)) },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(twice); i++)
+		if (twice[i].name != NULL)
+			return err_set(e, ST_CONFIGURATION, "%s: %s is named twice", twice[i].list, twice[i].name);
+	return ST_OK;
+}
+
+static enum status check_link(const struct km_conf *c, const struct km_conf_link *l, struct err *e)
 {
 	const struct km_conf_link *links = c->links.items;
 	const struct km_conf_peer *peers = c->peers.items;
+	bool found = false;
+
+	if (l->block_size % 64 != 0)
+		return err_set(e, ST_CONFIGURATION, "links: %s: block_size is not a multiple of 64", l->name);
+	if (strcmp(l->peer, c->name) == 0)
+		return err_set(e, ST_CONFIGURATION, "links: %s: its peer is this KM: name the one at its other end", l->name);
+	for (const struct km_conf_link *other = links; other < l; other++)
+		if (strcmp(other->peer, l->peer) == 0)
+			return err_set(e, ST_CONFIGURATION, "links: %s and %s both lead to %s: one link a peer", other->name,
+			               l->name, l->peer);
+	for (size_t p = 0; p < c->peers.count; p++)
+		found |= strcmp(peers[p].name, l->peer) == 0;
+	if (!found && strcmp(c->name, l->peer) < 0)
+		return err_set(e, ST_CONFIGURATION,
+		               "links: %s: its peer %s is not among the peers: this end has the lower name and opens "
+		               "the link, so add the peer's address",
+		               l->name, l->peer);
+	return ST_OK;
+}
+
+enum status km_conf_check(const struct km_conf *c, struct err *e)
+{
+	const struct km_conf_link *links = c->links.items;
+	enum status s = ST_OK;
 
 	if (c->listen.count == 0)
 		return err_set(e, ST_CONFIGURATION, "listen: no address: name at least one");
@@ -141,18 +198,8 @@ enum status km_conf_check(const struct km_conf *c, struct err *e)
 		return err_set(e, ST_CONFIGURATION, "keys: min_size, default_size, max_size must not decrease");
 	if (c->keys.min_size % 8 != 0 || c->keys.default_size % 8 != 0 || c->keys.max_size % 8 != 0)
 		return err_set(e, ST_CONFIGURATION, "keys: sizes are multiples of 8 bits");
-	for (size_t i = 0; i < c->links.count; i++) {
-		bool found = strcmp(links[i].peer, c->name) == 0;
-
-		if (links[i].block_size % 64 != 0)
-			return err_set(e, ST_CONFIGURATION, "links: %s: block_size is not a multiple of 64", links[i].name);
-		for (size_t p = 0; p < c->peers.count; p++)
-			found |= strcmp(peers[p].name, links[i].peer) == 0;
-		if (!found && strcmp(c->name, links[i].peer) < 0)
-			return err_set(e, ST_CONFIGURATION,
-			               "links: %s: its peer %s is not among the peers: this end has the lower name and opens "
-			               "the link, so add the peer's address",
-			               links[i].name, links[i].peer);
-	}
-	return ST_OK;
+	s = check_names(c, e);
+	for (size_t i = 0; i < c->links.count && s == ST_OK; i++)
+		s = check_link(c, &links[i], e);
+	return s;
 }

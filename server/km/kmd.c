@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "ck.h"
 #include "daemon.h"
 #include "env_event.h"
@@ -83,34 +84,18 @@ static void reload(void *arg)
 	log_info("reloaded the credentials: they are used for new connections");
 }
 
-/* The address of a peer as its host and port; port 0 where rpcbind is to be asked. */
-static void split_address(char *address, char **host, uint16_t *port)
-{
-	char *colon = strrchr(address, ':'), *bracket = strchr(address, ']');
-
-	*host = address;
-	*port = 0;
-	if (colon != NULL && (bracket == NULL || colon > bracket) && (bracket != NULL || strchr(address, ':') == colon)) {
-		*port = (uint16_t)atoi(colon + 1);
-		*colon = '\0';
-	}
-	if (address[0] == '[' && bracket != NULL) {
-		*host = address + 1;
-		*bracket = '\0';
-	}
-}
-
 static struct rtls_peer *keep_peer(struct kmd *d, const char *role, const struct km_conf_peer *p, uint32_t program)
 {
-	char *address = xstrdup(p->address), *host;
 	struct rtls_peer_options o = { .role = role, .name = p->name, .dns_name = p->dns_name, .program = program,
 		                       .version = 1 };
 	struct rtls_peer *peer;
+	char *host;
 
-	split_address(address, &host, &o.port);
+	if (!address_split(p->address, &host, &o.port))
+		log_fatal("%s: no address: the configuration was to be checked", p->address);
 	o.host = host;
 	peer = rtls_peer_new(d->endpoint, &o);
-	free(address);
+	free(host);
 	return peer;
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "daemon.h"
 #include "env_event.h"
 #include "log.h"
@@ -84,7 +85,7 @@ static enum status start_device(struct quantumd *q, size_t link, unsigned end, s
 	enum status s;
 	char *host;
 
-	if (!conf_address_split(m->address, &host, &o.port))
+	if (!address_split(m->address, &host, &o.port))
 		return err_set(e, ST_INTERNAL, "module %s: the address changed its meaning", m->name);
 	o.host = host;
 	s = device_new(&q->devices[2 * link + end], q->env, &o, e);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "address.h"
 #include "env_event.h"
 #include "env_virtual.h"
 #include "file.h"
@@ -201,6 +202,47 @@ static void freed_secrets_come_back_zeroed(void **state)
 	}
 }
 
+static void addresses_split(void **state)
+{
+	static const struct {
+		const char *text, *host;
+		uint16_t port;
+	} cases[] = {
+		{ "127.0.0.1:7001", "127.0.0.1", 7001 },
+		{ "km.lab", "km.lab", 0 },
+		{ "[::1]:7001", "::1", 7001 },
+		{ "[fe80::1]", "fe80::1", 0 },
+		{ "fe80::1", "fe80::1", 0 },
+		{ "km.lab:65535", "km.lab", 65535 },
+		{ "", NULL, 0 },
+		{ ":7001", NULL, 0 },
+		{ "km:", NULL, 0 },
+		{ "km:0", NULL, 0 },
+		{ "km:65536", NULL, 0 },
+		{ "km:70x", NULL, 0 },
+		{ "km lab:1", NULL, 0 },
+		{ "[::1", NULL, 0 },
+		{ "[::1]7", NULL, 0 },
+		{ "[km]:7", NULL, 0 },
+		{ "a:b:c", NULL, 0 },
+		{ "km:-1", NULL, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char *host = NULL;
+		uint16_t port;
+		bool ok = address_split(cases[i].text, &host, &port);
+
+		assert_int_equal(ok, cases[i].host != NULL);
+		if (!ok)
+			continue;
+		assert_string_equal(host, cases[i].host);
+		assert_int_equal(port, cases[i].port);
+		free(host);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -210,6 +252,7 @@ int main(void)
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
 		cmocka_unit_test(real_timers_are_never_early),
+		cmocka_unit_test(addresses_split),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

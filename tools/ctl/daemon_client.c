@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "conf.h"
 #include "mc.h"
 #include "mk.h"
@@ -178,7 +179,7 @@ static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kin
 
 	if (s != ST_OK)
 		return s;
-	if (!conf_address_split(p->address, &host, &o.peer.port)) {
+	if (!address_split(p->address, &host, &o.peer.port)) {
 		rtls_credentials_free(o.credentials);
 		return err_set(e, ST_CONFIGURATION, "\"%s\" is no address: give host:port", p->address);
 	}
