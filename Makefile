@@ -25,7 +25,7 @@ endif
 # gc-sections: rpcgen puts the dispatchers of both directions of a reference point into one file
 LDFLAGS += -Wl,--gc-sections -Wl,-z,relro,-z,now
 CPPFLAGS += -D_GNU_SOURCE -DQKDN_VERSION=\"$(VERSION)\" -MMD -MP \
-	-Ilib/base -Ilib/conf -Ilib/rpc -Ilib/otp -Ilib/keystore -Ilib/route -Iclient -Itools/ctl -I$(BUILD)/idl \
+	-Ilib/base -Ilib/conf -Ilib/rpc -Ilib/otp -Ilib/keystore -Ilib/route -Iclient -Itools -Itools/ctl -I$(BUILD)/idl \
 	$(shell $(PKG_CONFIG) --cflags libtirpc)
 CFLAGS_ALL := -std=gnu11 $(OPT) $(HARDEN) -ffunction-sections -fdata-sections $(CFLAGS)
 LIBS := $(shell $(PKG_CONFIG) --libs libtirpc libssl libcrypto libevent_core libconfig lmdb jansson) -lpthread -lm
@@ -116,11 +116,11 @@ $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 PROGRAMS :=
 
 PROGRAMS += qkdn-pki qkdn-lab
-qkdn-pki := tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
-qkdn-lab := $(patsubst %,tools/lab/%.c,main lab topology files netns daemons process) tools/pki/ca.c
+qkdn-pki := tools/command.c tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
+qkdn-lab := tools/command.c $(patsubst %,tools/lab/%.c,main lab topology files netns daemons process) tools/pki/ca.c
 
 PROGRAMS += qkdn-keyreq
-qkdn-keyreq := tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
+qkdn-keyreq := tools/command.c tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdn-kmd
 KM := km km_link km_stock km_ingest km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_relay km_control km_supply km_status
@@ -130,7 +130,7 @@ qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/k
 PROGRAMS += qkdnctl
 
 LADDER  := ladder ladder_svg ladder_text trace_log
-qkdnctl := tools/ctl/ctl.c tools/ctl/trace.c tools/ctl/topology.c tools/ctl/km.c tools/ctl/daemon_client.c $(LADDER:%=tools/ctl/%.c)
+qkdnctl := tools/command.c tools/ctl/ctl.c tools/ctl/trace.c tools/ctl/topology.c tools/ctl/km.c tools/ctl/daemon_client.c $(LADDER:%=tools/ctl/%.c)
 
 PROGRAMS += qkdn-quantumd
 qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \

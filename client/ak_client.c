@@ -93,7 +93,7 @@ static enum status open_connection(struct ak_client *c, struct connection **conn
 	enum status status = rtls_channel_open(&channel, &o, e);
 
 	if (status != ST_OK)
-		return err_prefix(e, "connecting to KM %s at %s", c->km_name, c->host);
+		return status;
 	rtls_channel_name_program(channel, &program);
 	*conn = xcalloc(1, sizeof **conn);
 	(*conn)->channel = channel;

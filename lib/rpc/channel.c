@@ -631,8 +631,10 @@ enum status rtls_channel_open(struct rtls_channel **channel, const struct rtls_c
 		return ST_OK;
 	}
 	rtls_channel_close(ch);
-	return err_set(e, s, "connecting to %s/%s at %s: %s", o->peer.role, o->peer.name, o->peer.host,
-	               why.text);
+	if (o->peer.port == 0)
+		return err_set(e, s, "connecting to %s/%s at %s: %s", o->peer.role, o->peer.name, o->peer.host, why.text);
+	return err_set(e, s, "connecting to %s/%s at %s, port %u: %s", o->peer.role, o->peer.name, o->peer.host,
+	               o->peer.port, why.text);
 }
 
 void rtls_channel_close(struct rtls_channel *ch)

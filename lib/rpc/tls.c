@@ -64,8 +64,29 @@ static enum io_result fail(struct err *e, const char *reason)
 	return IO_FAILED;
 }
 
+/* What this end found wrong with the peer's certificate, and what may help. */
+static enum io_result refused(struct err *e, long verified)
+{
+	const char *advice = "";
+
+	if (verified == X509_V_ERR_HOSTNAME_MISMATCH || verified == X509_V_ERR_IP_ADDRESS_MISMATCH)
+		advice = ": its certificate does not name this host: tell the DNS name that it has, or issue one that does";
+	else if (verified == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY)
+		advice = ": its certificate is of an authority that is not trusted here";
+	err_set(e, ST_TRANSPORT, "TLS: %s%s", X509_verify_cert_error_string(verified), advice);
+	return IO_FAILED;
+}
+
+/* What the peer said that it does not like: mostly our certificate. */
+static enum io_result told(struct err *e, int alert)
+{
+	err_set(e, ST_TRANSPORT, "TLS: refused by the peer: %s", SSL_alert_desc_string_long(alert));
+	return IO_FAILED;
+}
+
 static enum io_result map_result(struct tls *t, int result, struct err *e)
 {
+	unsigned long code;
 	long verified;
 
 	switch (SSL_get_error(t->ssl, result)) {
@@ -86,7 +107,12 @@ static enum io_result map_result(struct tls *t, int result, struct err *e)
 	verified = SSL_get_verify_result(t->ssl);
 	if (verified != X509_V_OK) {
 		ERR_clear_error();
-		return fail(e, X509_verify_cert_error_string(verified));
+		return refused(e, verified);
+	}
+	code = ERR_peek_error();
+	if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) > SSL_AD_REASON_OFFSET) {
+		ERR_clear_error();
+		return told(e, ERR_GET_REASON(code) - SSL_AD_REASON_OFFSET);
 	}
 	return fail(e, openssl_reason());
 }
@@ -301,6 +327,15 @@ static bool configure(SSL_CTX *context)
 	       SSL_CTX_set_alpn_protos(context, alpn, sizeof alpn) == 0;
 }
 
+/* A clock may be wrong, and time passes: no error, but the reason why peers will refuse. */
+static void warn_of_age(const X509 *certificate, const char *path)
+{
+	if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
+		log_warning("certificate %s: its time is over: peers will refuse it, issue a new one", path);
+	else if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
+		log_warning("certificate %s: its time has not come yet: peers will refuse it, look at the clock", path);
+}
+
 static enum status load_files(struct rtls_credentials *c, const char *certificate, const char *private_key,
                               const char *authority, struct err *e)
 {
@@ -315,6 +350,7 @@ static enum status load_files(struct rtls_credentials *c, const char *certificat
 		               openssl_reason());
 	if (SSL_CTX_load_verify_locations(c->context, authority, NULL) != 1)
 		return err_set(e, ST_CONFIGURATION, "authority %s: %s", authority, openssl_reason());
+	warn_of_age(SSL_CTX_get0_certificate(c->context), certificate);
 	s = read_identity(SSL_CTX_get0_certificate(c->context), &c->identity, e);
 	if (s != ST_OK) {
 		err_prefix(e, "certificate %s", certificate);

@@ -1,11 +1,7 @@
-/* ctl.c - qkdnctl: finds the subcommand and runs it. Each has a file of its own. */
+/* ctl.c - qkdnctl: its subcommands. Each has a file of its own. */
 #include "ctl.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static const struct ctl_command commands[] = {
+static const struct command commands[] = {
 	{ "km change-master-key", ctl_km_change_master_key, "have the stores of key managers change to their next master key" },
 	{ "km status", ctl_km_status, "show what key managers have done since their start" },
 	{ "link list", ctl_link_list, "list QKD links with stock, rates and error ratio" },
@@ -16,69 +12,16 @@ static const struct ctl_command commands[] = {
 	{ "trace", ctl_trace, "draw the messages of a procedure as a ladder" },
 };
 
-int ctl_fail(const struct err *e)
-{
-	fprintf(stderr, "qkdnctl: %s\n", e->text);
-	return status_exit_code(e->status);
-}
-
-static void print_usage(FILE *to)
-{
-	fputs("Usage: qkdnctl COMMAND [OPTION...] [ARGUMENT...]\n\n"
-	      "What a QKD network does, and how it is. Commands:\n\n",
-	      to);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(to, "  %-20s %s\n", commands[i].words, commands[i].description);
-	fputs("\n`qkdnctl COMMAND --help` tells more; so does qkdnctl(8).\n", to);
-}
-
-/* How many of the arguments after the program's name are the command's words; 0: another command. */
-static int words_matched(const char *words, int argc, char **argv)
-{
-	int n = 0;
-
-	while (*words != '\0') {
-		size_t len = strcspn(words, " ");
-
-		n++;
-		if (n >= argc || strlen(argv[n]) != len || strncmp(argv[n], words, len) != 0)
-			return 0;
-		words += len + (words[len] == ' ');
-	}
-	return n;
-}
-
-static int run(const struct ctl_command *command, int words, int argc, char **argv)
-{
-	char *name = xasprintf("qkdnctl %s", command->words);
-	int status;
-
-	argv[words] = name;
-	status = command->run(argc - words, argv + words);
-	free(name);
-	return status;
-}
-
 int main(int argc, char **argv)
 {
-	if (argc < 2) {
-		print_usage(stderr);
-		return 1;
-	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
-		print_usage(stdout);
-		return 0;
-	}
-	if (strcmp(argv[1], "--version") == 0) {
-		puts("qkdnctl " QKDN_VERSION);
-		return 0;
-	}
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-		int words = words_matched(commands[i].words, argc, argv);
+	static const struct command_line line = {
+		.program = "qkdnctl",
+		.usage = "COMMAND [OPTION...] [ARGUMENT...]",
+		.about = "What a QKD network does, and how it is.",
+		.page = "qkdnctl(8)",
+		.commands = commands,
+		.count = ARRAY_LEN(commands),
+	};
 
-		if (words > 0)
-			return run(&commands[i], words, argc, argv);
-	}
-	fprintf(stderr, "qkdnctl: no command \"%s\": `qkdnctl --help` lists them\n", argv[1]);
-	return 1;
+	return command_line_run(&line, argc, argv);
 }

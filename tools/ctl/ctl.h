@@ -1,19 +1,8 @@
-/* ctl.h - what the subcommands of qkdnctl share. */
+/* ctl.h - the subcommands of qkdnctl. */
 #ifndef QKDN_CTL_H
 #define QKDN_CTL_H
 
-#include "status.h"
-
-/* One subcommand: its words, what runs it (argv[0] is "qkdnctl WORDS"), one line of help. The
- * function returns the exit status of the program. */
-struct ctl_command {
-	const char *words; /* "trace", "link list" */
-	int (*run)(int argc, char **argv);
-	const char *description;
-};
-
-/* Prints the text of a failure on standard error and returns the exit status for it. */
-int ctl_fail(const struct err *e);
+#include "command.h"
 
 int ctl_trace(int argc, char **argv); /* trace.c */
 

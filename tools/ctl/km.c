@@ -85,7 +85,6 @@ static int show(int argc, char **argv, const char *description, ctl_ask ask, con
 	struct err e;
 	enum status s;
 
-	argp_err_exit_status = 1;
 	argp_parse(&parser, argc, argv, 0, NULL, &where);
 	s = ctl_each(&ctl_km, &where, ask, rows, &e);
 	if (s == ST_OK && where.json) {
@@ -95,7 +94,7 @@ static int show(int argc, char **argv, const char *description, ctl_ask ask, con
 		print_table(rows, columns);
 	}
 	json_decref(rows);
-	return s == ST_OK ? 0 : ctl_fail(&e);
+	return s == ST_OK ? 0 : command_fail(&e);
 }
 
 /* ---- km status --------------------------------------------------------------------------------------------- */

@@ -261,10 +261,9 @@ int ctl_link_list(int argc, char **argv)
 	struct err e;
 	enum status s;
 
-	argp_err_exit_status = 1;
 	argp_parse(&links_parser, argc, argv, 0, NULL, &a);
 	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
-		return ctl_fail(&e);
+		return command_fail(&e);
 	s = fetch_links(&c, &links, &e);
 	ctl_disconnect(&c);
 	if (s == ST_OK && a.where.json)
@@ -272,7 +271,7 @@ int ctl_link_list(int argc, char **argv)
 	else if (s == ST_OK)
 		print_links(&links);
 	links_free(&links);
-	return s == ST_OK ? 0 : ctl_fail(&e);
+	return s == ST_OK ? 0 : command_fail(&e);
 }
 
 static void show_topology(const struct arguments *a, const mc_status_result *status, const struct links *links)
@@ -297,10 +296,9 @@ int ctl_topology_show(int argc, char **argv)
 	struct err e;
 	enum status s;
 
-	argp_err_exit_status = 1;
 	argp_parse(&topology_parser, argc, argv, 0, NULL, &a);
 	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
-		return ctl_fail(&e);
+		return command_fail(&e);
 	ctl_new_trace(&request.header);
 	s = ctl_answer(&c, mc_status_1(&request, &status, c.rpc), &status.outcome, &e);
 	if (s == ST_OK)
@@ -310,7 +308,7 @@ int ctl_topology_show(int argc, char **argv)
 		show_topology(&a, &status, &links);
 	links_free(&links);
 	xdr_free((xdrproc_t)xdr_mc_status_result, &status);
-	return s == ST_OK ? 0 : ctl_fail(&e);
+	return s == ST_OK ? 0 : command_fail(&e);
 }
 
 static void print_routes(const mc_route_result *r)
@@ -348,10 +346,9 @@ int ctl_route_show(int argc, char **argv)
 	struct err e;
 	enum status s;
 
-	argp_err_exit_status = 1;
 	argp_parse(&route_parser, argc, argv, 0, NULL, &a);
 	if (ctl_connect(&c, &ctl_controller, &a.where, &e) != ST_OK)
-		return ctl_fail(&e);
+		return command_fail(&e);
 	args.source = (char *)a.source;
 	args.destination = (char *)a.destination;
 	args.disjoint = a.disjoint;
@@ -363,5 +360,5 @@ int ctl_route_show(int argc, char **argv)
 	else if (s == ST_OK)
 		print_routes(&r);
 	xdr_free((xdrproc_t)xdr_mc_route_result, &r);
-	return s == ST_OK ? 0 : ctl_fail(&e);
+	return s == ST_OK ? 0 : command_fail(&e);
 }

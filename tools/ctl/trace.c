@@ -304,14 +304,13 @@ int ctl_trace(int argc, char **argv)
 	struct err e;
 	int status;
 
-	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
 	if (a.all && (a.svg != NULL || a.wanted.count > 0)) {
 		fputs("qkdnctl: --all prints every trace: leave out --svg and --trace, or name one with --trace\n",
 		      stderr);
 		status = 1;
 	} else if (trace_log_read(&log, a.dir, &e) != ST_OK) {
-		status = ctl_fail(&e);
+		status = command_fail(&e);
 	} else {
 		if (log.malformed > 0)
 			fprintf(stderr, "qkdnctl: left out %zu lines that are not trace lines\n", log.malformed);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "command.h"
 #include "key_files.h"
 #include "output.h"
 #include "secret.h"
@@ -32,12 +33,8 @@ struct arguments {
 	const struct argp_child *children; /* of the command's options */
 };
 
-struct command {
-	const char *name;
-	int (*run)(struct qkdn_client *client, struct arguments *a, int folder_fd);
-	struct argp argp;
-	const char *description;
-};
+/* What a command asks for, once its options are read and the key manager is reached. */
+typedef int (*request_run)(struct qkdn_client *client, struct arguments *a, int folder_fd);
 
 /* ---- telling what went wrong -------------------------------------------------------------------- */
 
@@ -56,7 +53,6 @@ static const struct {
 	                     " status` shows what there is" },
 	{ QKDN_NO_ROUTE, "nothing was consumed: no path leads to the destination's node now; try later" },
 	{ QKDN_LINK_DOWN, "nothing was consumed: try later; `qkdn-lab status DIR` shows a lab's daemons" },
-	{ QKDN_PEER_UNREACHABLE, "is the key manager running, and is QKDN_KM right?" },
 	{ QKDN_TIMED_OUT, "try later, or wait longer with --timeout" },
 	{ QKDN_BUSY, "nothing was consumed: try later" },
 	{ QKDN_TRANSPORT, "the call may have been carried out: keys that did not arrive are lost, request new "
@@ -75,6 +71,15 @@ static int fail(enum status status, const char *text)
 static int fail_call(const struct qkdn_error *error)
 {
 	return fail((enum status)error->status, error->text);
+}
+
+/* Nothing was asked yet: the advices do not fit. */
+static int fail_connecting(const struct qkdn_error *error)
+{
+	fprintf(stderr, PROGRAM ": %s\n", error->text);
+	if (error->status == QKDN_PEER_UNREACHABLE)
+		fprintf(stderr, PROGRAM ": is the key manager running, and is QKDN_KM right?\n");
+	return status_exit_code((enum status)error->status);
 }
 
 /* ---- options -------------------------------------------------------------------------------------- */
@@ -360,48 +365,6 @@ static int run_status(struct qkdn_client *client, struct arguments *a, int folde
 	return 0;
 }
 
-static const struct command commands[] = {
-	{ "get", run_get,
-	  { get_options, parse_to, "--to APP",
-	    "Requests keys that the destination application can fetch by ID.\v"
-	    "Examples:\n"
-	    "  " PROGRAM " get --to app2\n"
-	    "  " PROGRAM " get --to app2 -n 10 -s 512 --out keys\n"
-	    "  " PROGRAM " get --to app2 --json --reveal",
-	    key_children, NULL, NULL },
-	  "request keys, shared with another application" },
-	{ "get-by-id", run_get_by_id,
-	  { from_options, parse_from, "--from APP ID...",
-	    "Fetches keys that another application requested, once.\v"
-	    "An ID of - reads IDs from standard input: the first word of each line.\n\n"
-	    "Examples:\n"
-	    "  " PROGRAM " get-by-id --from app1 01234567-89ab-cdef-0123-456789abcdef\n"
-	    "  " PROGRAM " get-by-id --from app1 --out keys - < ids.txt",
-	    key_children, NULL, NULL },
-	  "fetch the keys that another application requested" },
-	{ "status", run_status,
-	  { to_options, parse_to, "--to APP",
-	    "Shows what keys could be had for a destination application.\v"
-	    "Example:\n"
-	    "  " PROGRAM " status --to app2 --json",
-	    status_children, NULL, NULL },
-	  "show what keys could be had" },
-};
-
-static void print_usage(FILE *to)
-{
-	fputs("Usage: " PROGRAM " COMMAND [OPTION...]\n\n"
-	      "Asks a QKD network's key manager for keys. Commands:\n\n",
-	      to);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].description);
-	fputs("\nWhich key manager, and as whom, is in the environment; in a lab:\n"
-	      "  eval \"$(qkdn-lab env DIR app1)\"\n"
-	      "  " PROGRAM " get --to app2\n\n"
-	      "`" PROGRAM " COMMAND --help` tells more; so does " PROGRAM "(1).\n",
-	      to);
-}
-
 /* What must be right before a key leaves the key manager. */
 static enum status prepare(const struct arguments *a, int *folder_fd, struct err *e)
 {
@@ -415,7 +378,7 @@ static enum status prepare(const struct arguments *a, int *folder_fd, struct err
 	return status;
 }
 
-static int run(const struct command *command, struct arguments *a)
+static int connect_and(request_run ask, struct arguments *a)
 {
 	struct qkdn_client *client;
 	struct qkdn_error error;
@@ -425,51 +388,87 @@ static int run(const struct command *command, struct arguments *a)
 	if (secret_init(KEY_HEAP, &e) != ST_OK || prepare(a, &folder_fd, &e) != ST_OK)
 		return fail(e.status, e.text);
 	if (qkdn_connect_environment(&client, &error) != QKDN_OK)
-		return fail_call(&error);
-	exit_status = command->run(client, a, folder_fd);
+		return fail_connecting(&error);
+	exit_status = ask(client, a, folder_fd);
 	qkdn_close(client);
 	if (folder_fd >= 0)
 		close(folder_fd);
 	return exit_status;
 }
 
-static int parse_and_run(const struct command *command, int argc, char **argv)
+static int parse_and(request_run ask, const struct argp *argp, int argc, char **argv)
 {
-	struct arguments a = { .ids = xcalloc(IDS_MAX, sizeof *a.ids), .children = command->argp.children };
-	char *name = xasprintf(PROGRAM " %s", command->name);
+	struct arguments a = { .ids = xcalloc(IDS_MAX, sizeof *a.ids), .children = argp->children };
 	int exit_status;
 
-	argv[0] = name;
-	argp_err_exit_status = 1;
-	argp_parse(&command->argp, argc, argv, 0, NULL, &a);
+	argp_parse(argp, argc, argv, 0, NULL, &a);
 	output_open();
-	exit_status = run(command, &a);
+	exit_status = connect_and(ask, &a);
 	if (!output_finish() && exit_status == 0) {
 		fprintf(stderr, PROGRAM ": writing to standard output: %s\n", strerror(errno));
 		exit_status = 1;
 	}
 	free(a.ids);
-	free(name);
 	return exit_status;
+}
+
+static int get(int argc, char **argv)
+{
+	static const struct argp argp = { get_options, parse_to, "--to APP",
+		                          "Requests keys that the destination application can fetch by ID.\v"
+		                          "Examples:\n"
+		                          "  " PROGRAM " get --to app2\n"
+		                          "  " PROGRAM " get --to app2 -n 10 -s 512 --out keys\n"
+		                          "  " PROGRAM " get --to app2 --json --reveal",
+		                          key_children, NULL, NULL };
+
+	return parse_and(run_get, &argp, argc, argv);
+}
+
+static int get_by_id(int argc, char **argv)
+{
+	static const struct argp argp = {
+		from_options, parse_from, "--from APP ID...",
+		"Fetches keys that another application requested, once.\v"
+		"An ID of - reads IDs from standard input: the first word of each line.\n\n"
+		"Examples:\n"
+		"  " PROGRAM " get-by-id --from app1 01234567-89ab-cdef-0123-456789abcdef\n"
+		"  " PROGRAM " get-by-id --from app1 --out keys - < ids.txt",
+		key_children, NULL, NULL
+	};
+
+	return parse_and(run_get_by_id, &argp, argc, argv);
+}
+
+static int show_status(int argc, char **argv)
+{
+	static const struct argp argp = { to_options, parse_to, "--to APP",
+		                          "Shows what keys could be had for a destination application.\v"
+		                          "Example:\n"
+		                          "  " PROGRAM " status --to app2 --json",
+		                          status_children, NULL, NULL };
+
+	return parse_and(run_status, &argp, argc, argv);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc < 2) {
-		print_usage(stderr);
-		return 1;
-	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
-		print_usage(stdout);
-		return 0;
-	}
-	if (strcmp(argv[1], "--version") == 0) {
-		puts(PROGRAM " " QKDN_VERSION);
-		return 0;
-	}
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (strcmp(argv[1], commands[i].name) == 0)
-			return parse_and_run(&commands[i], argc - 1, argv + 1);
-	fprintf(stderr, PROGRAM ": no command \"%s\": get, get-by-id or status\n", argv[1]);
-	return 1;
+	static const struct command commands[] = {
+		{ "get", get, "request keys, shared with another application" },
+		{ "get-by-id", get_by_id, "fetch the keys that another application requested" },
+		{ "status", show_status, "show what keys could be had" },
+	};
+	static const struct command_line line = {
+		.program = PROGRAM,
+		.usage = "COMMAND [OPTION...]",
+		.about = "Asks a QKD network's key manager for keys.",
+		.more = "Which key manager, and as whom, is in the environment; in a lab:\n"
+		        "  eval \"$(qkdn-lab env DIR app1)\"\n"
+		        "  " PROGRAM " get --to app2\n\n",
+		.page = PROGRAM "(1)",
+		.commands = commands,
+		.count = ARRAY_LEN(commands),
+	};
+
+	return command_line_run(&line, argc, argv);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "command.h"
 #include "file.h"
 #include "log.h"
 
@@ -20,12 +21,6 @@ struct words {
 	bool netns, json, kill;
 	unsigned wait_s;
 };
-
-static int failed(const struct err *e)
-{
-	log_error("%s", e->text);
-	return status_exit_code(e->status);
-}
 
 static unsigned parse_seconds(struct argp_state *state, const char *text)
 {
@@ -159,7 +154,7 @@ static int up(int argc, char **argv)
 	            argc, argv);
 	watch_signals();
 	if (topology_load(&t, w.word[0], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	status = lab_plan(&lab, &t, w.word[1], w.netns, &e);
 	if (status == ST_OK)
 		status = lab_take_lock(lab, &e);
@@ -169,7 +164,7 @@ static int up(int argc, char **argv)
 		status = bring_up(lab, &t, w.wait_s, &e);
 	lab_free(lab);
 	topology_free(&t);
-	return status == ST_OK ? 0 : failed(&e);
+	return status == ST_OK ? 0 : command_fail(&e);
 }
 
 static int down(int argc, char **argv)
@@ -181,7 +176,7 @@ static int down(int argc, char **argv)
 	parse_words(&w, 1, 1, NULL, "DIR", "Stop the daemons of the network in DIR and remove its namespaces.", argc,
 	            argv);
 	if (load_locked(&lab, w.word[0], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	take_down(lab);
 	lab_free(lab);
 	return 0;
@@ -197,7 +192,7 @@ static int with_daemon(const struct words *w, bool start)
 	struct err e;
 
 	if (load_locked(&lab, w->word[0], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	d = lab_find_daemon(lab, w->word[1]);
 	if (d == NULL) {
 		status = err_set(&e, ST_NOT_FOUND, "no daemon \"%s\": qkdn-lab status %s lists them", w->word[1],
@@ -209,7 +204,7 @@ static int with_daemon(const struct words *w, bool start)
 		status = lab_save(lab, &e);
 	}
 	lab_free(lab);
-	return status == ST_OK ? 0 : failed(&e);
+	return status == ST_OK ? 0 : command_fail(&e);
 }
 
 static int start(int argc, char **argv)
@@ -297,7 +292,7 @@ static int show_status(int argc, char **argv)
 	parse_words(&w, 1, 1, options, "DIR", "Show which daemons of the network run. Status 3: not all do.", argc,
 	            argv);
 	if (lab_load(&lab, w.word[0], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	if (w.json) {
 		json_t *o = status_of(lab);
 
@@ -336,10 +331,10 @@ static int env(int argc, char **argv)
 	            "Print shell exports that make qkdn-keyreq speak as APP: eval \"$(qkdn-lab env DIR APP)\".", argc,
 	            argv);
 	if (lab_load(&lab, w.word[0], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	if (need_application(lab, w.word[1], &e) == NULL) {
 		lab_free(lab);
-		return failed(&e);
+		return command_fail(&e);
 	}
 	path = lab_path(lab, "apps/%s.env", w.word[1]);
 	status = file_read(path, 1 << 16, &text, &len, &e);
@@ -349,7 +344,7 @@ static int env(int argc, char **argv)
 	}
 	free(path);
 	lab_free(lab);
-	return status == ST_OK ? 0 : failed(&e);
+	return status == ST_OK ? 0 : command_fail(&e);
 }
 
 /* Everything behind the name belongs to the command: no options of ours there. */
@@ -369,7 +364,7 @@ static int execute(int argc, char **argv)
 		return help ? 0 : 1;
 	}
 	if (lab_load(&lab, argv[1], &e) != ST_OK)
-		return failed(&e);
+		return command_fail(&e);
 	a = lab_find_application(lab, argv[2]);
 	s = lab_find_site(lab, argv[2]);
 	if (a != NULL)
@@ -380,16 +375,12 @@ static int execute(int argc, char **argv)
 		err_set(&e, ST_NOT_FOUND, "no application or node \"%s\": qkdn-lab status %s lists them", argv[2],
 		        argv[1]);
 	lab_free(lab);
-	return failed(&e);
+	return command_fail(&e);
 }
 
 /* ---- main ---------------------------------------------------------------------------------------------------- */
 
-static const struct command {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *description;
-} commands[] = {
+static const struct command commands[] = {
 	{ "up", up, "bring a network up from a topology file" },
 	{ "down", down, "take it down" },
 	{ "status", show_status, "show which daemons run" },
@@ -399,45 +390,17 @@ static const struct command {
 	{ "start", start, "start it again" },
 };
 
-static void usage(FILE *to)
-{
-	fprintf(to, "Usage: qkdn-lab COMMAND [ARGUMENT…]\n\n");
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(to, "  %-8s %s\n", commands[i].name, commands[i].description);
-	fprintf(to, "\n'qkdn-lab COMMAND --help' tells more; see qkdn-lab(8).\n");
-}
-
-static int run(const struct command *c, int argc, char **argv)
-{
-	char *name = xasprintf("qkdn-lab %s", c->name);
-	int code;
-
-	argv[0] = name;
-	code = c->run(argc, argv);
-	free(name);
-	return code;
-}
-
 int main(int argc, char **argv)
 {
-	argp_program_version = "qkdn-lab " QKDN_VERSION;
-	argp_err_exit_status = 1;
+	static const struct command_line line = {
+		.program = "qkdn-lab",
+		.usage = "COMMAND [OPTION...] [ARGUMENT...]",
+		.about = "A whole QKD network on one machine.",
+		.page = "qkdn-lab(8)",
+		.commands = commands,
+		.count = ARRAY_LEN(commands),
+	};
+
 	log_open("qkdn-lab", LOG_LEVEL_INFO);
-	if (argc < 2) {
-		usage(stderr);
-		return 1;
-	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "--version") == 0) {
-		if (argv[1][2] == 'h')
-			usage(stdout);
-		else
-			puts(argp_program_version);
-		return 0;
-	}
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (strcmp(argv[1], commands[i].name) == 0)
-			return run(&commands[i], argc - 1, argv + 1);
-	log_error("no such command: '%s'", argv[1]);
-	usage(stderr);
-	return 1;
+	return command_line_run(&line, argc, argv);
 }

@@ -92,7 +92,7 @@ static enum status read_key(const char *path, EVP_PKEY **key, struct err *e)
 	return ST_OK;
 }
 
-static enum status read_certificate(const char *path, X509 **certificate, struct err *e)
+enum status ca_read_certificate(const char *path, X509 **certificate, struct err *e)
 {
 	enum status status;
 	char *text;
@@ -289,7 +289,7 @@ enum status ca_open(struct ca **made, const char *directory, struct err *e)
 {
 	char *certificate = xasprintf("%s/ca.crt", directory), *key = xasprintf("%s/ca.key", directory);
 	struct ca *ca = xcalloc(1, sizeof *ca);
-	enum status status = read_certificate(certificate, &ca->certificate, e);
+	enum status status = ca_read_certificate(certificate, &ca->certificate, e);
 
 	ca->directory = xstrdup(directory);
 	if (status == ST_OK)

@@ -8,6 +8,7 @@
 #ifndef QKDN_CA_H
 #define QKDN_CA_H
 
+#include <openssl/x509.h>
 #include <time.h>
 
 #include "secret.h"
@@ -35,6 +36,9 @@ struct ca_request {
 };
 
 MUST_CHECK enum status ca_issue(struct ca *ca, const struct ca_request *r, struct err *e);
+
+/* The first certificate of a file in PEM. The caller frees. */
+MUST_CHECK enum status ca_read_certificate(const char *path, X509 **certificate, struct err *e);
 
 /* A role and whether its holders accept connections (and so get the server's key usages too). */
 struct ca_role {

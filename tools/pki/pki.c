@@ -7,31 +7,13 @@
 #include <string.h>
 
 #include "ca.h"
+#include "command.h"
 #include "log.h"
 
-static const struct command {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *description;
-} commands[] = {
-	{ "init", pki_init, "make a certificate authority for a trust domain" },
-	{ "issue", pki_issue, "issue a certificate and its private key" },
-	{ "secret", pki_secret, "make the initial secret of a QKD link" },
-	{ "master-key", pki_master_key, "make the master key of a key store" },
-	{ "show", pki_show, "show what a certificate says" },
-};
-
-static void usage(FILE *to)
-{
-	fprintf(to, "Usage: qkdn-pki COMMAND [ARGUMENT…]\n\n");
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].description);
-	fprintf(to, "\n'qkdn-pki COMMAND --help' tells more; see qkdn-pki(8).\n");
-}
-
+/* Whatever it is, it is on this machine. */
 static int failed(const struct err *e)
 {
-	log_error("%s", e->text);
+	command_fail(e);
 	return 1;
 }
 
@@ -228,43 +210,28 @@ int pki_master_key(int argc, char **argv)
 
 /* ---- main --------------------------------------------------------------------------------------- */
 
-/* argp's messages and --version say "qkdn-pki issue". */
-static int run(const struct command *c, int argc, char **argv)
-{
-	char *name = xasprintf("qkdn-pki %s", c->name);
-	int code;
-
-	argv[0] = name;
-	code = c->run(argc, argv);
-	free(name);
-	return code;
-}
+static const struct command commands[] = {
+	{ "init", pki_init, "make a certificate authority for a trust domain" },
+	{ "issue", pki_issue, "issue a certificate and its private key" },
+	{ "secret", pki_secret, "make the initial secret of a QKD link" },
+	{ "master-key", pki_master_key, "make the master key of a key store" },
+	{ "show", pki_show, "show what a certificate says" },
+};
 
 int main(int argc, char **argv)
 {
+	static const struct command_line line = {
+		.program = "qkdn-pki",
+		.usage = "COMMAND [OPTION...] [ARGUMENT...]",
+		.about = "A certificate authority for a laboratory.",
+		.page = "qkdn-pki(8)",
+		.commands = commands,
+		.count = ARRAY_LEN(commands),
+	};
 	struct err e;
 
-	argp_program_version = "qkdn-pki " QKDN_VERSION;
-	argp_err_exit_status = 1;
 	log_open("qkdn-pki", LOG_LEVEL_INFO);
-	if (argc < 2) {
-		usage(stderr);
-		return 1;
-	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-		usage(stdout);
-		return 0;
-	}
-	if (strcmp(argv[1], "--version") == 0) {
-		puts(argp_program_version);
-		return 0;
-	}
 	if (secret_init(1 << 16, &e) != ST_OK)
 		log_warning("%s", e.text);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (strcmp(argv[1], commands[i].name) == 0)
-			return run(&commands[i], argc - 1, argv + 1);
-	log_error("no such command: '%s'", argv[1]);
-	usage(stderr);
-	return 1;
+	return command_line_run(&line, argc, argv);
 }

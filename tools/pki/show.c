@@ -11,7 +11,7 @@
 
 #include "base.h"
 #include "ca.h"
-#include "log.h"
+#include "command.h"
 
 struct show {
 	const char *path;
@@ -181,19 +181,13 @@ int pki_show(int argc, char **argv)
 	const struct argp argp = { options, parse_show, "FILE", "Show what a certificate in PEM says.",
 		                   NULL, NULL, NULL };
 	struct show o = { NULL, false };
-	X509 *x = NULL;
+	struct err e;
 	json_t *all;
-	BIO *bio;
+	X509 *x;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-	bio = BIO_new_file(o.path, "r");
-	if (bio != NULL)
-		x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
-	BIO_free(bio);
-	if (x == NULL) {
-		log_error("%s: holds no certificate in PEM that can be read", o.path);
-		return 1;
-	}
+	if (ca_read_certificate(o.path, &x, &e) != ST_OK)
+		return command_fail(&e);
 	all = describe(x);
 	if (o.json) {
 		json_dumpf(all, stdout, JSON_INDENT(2));
