@@ -290,6 +290,31 @@ enum status controller_next_hop(struct controller *c, const struct controller_ne
 	return ST_OK;
 }
 
+size_t controller_alternative_hops(struct controller *c, const struct controller_next_hop_request *r,
+                                   const char *next_hop, size_t wanted, const char **hops)
+{
+	const char *excluded[ROUTE_NODES_MAX];
+	int visited[ROUTE_NODES_MAX], excluded_nodes[ROUTE_NODES_MAX];
+	struct route_step step = { .visited = visited, .excluded = excluded_nodes, .hops_left = r->hops_left };
+	struct route_next next;
+	size_t count = 0, found = 0;
+
+	for (; count < r->excluded_count && count + CONTROLLER_ALTERNATIVES_MAX < ARRAY_LEN(excluded); count++)
+		excluded[count] = r->excluded[count];
+	step.here = topology_find(c->topology, r->visited[r->visited_count - 1]);
+	step.destination = topology_find(c->topology, r->destination);
+	step.visited_count = known_nodes(c, r->visited, r->visited_count, visited);
+	step.at_source = r->visited_count == 1;
+	wanted = wanted < CONTROLLER_ALTERNATIVES_MAX ? wanted : CONTROLLER_ALTERNATIVES_MAX;
+	for (excluded[count++] = next_hop; found < wanted; excluded[count++] = hops[found++]) {
+		step.excluded_count = known_nodes(c, excluded, count, excluded_nodes);
+		if (!route_next_hop(c->topology, &step, &next))
+			break;
+		hops[found] = topology_name(c->topology, next.node);
+	}
+	return found;
+}
+
 static void remember_asked(struct controller *c, const struct id *relay)
 {
 	struct asked_relay *a;
@@ -345,6 +370,52 @@ static void consume(struct controller *c, const struct route *route, uint64_t pa
 		topology_consume(c->topology, route->nodes[i], route->nodes[i + 1], pad);
 }
 
+/* The excluded hops that the topology knows; one fewer than there is room for. */
+static size_t known_hops(const struct controller *c, const struct controller_route_request *r,
+                         struct route_hop hops[ROUTE_NODES_MAX])
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < r->excluded_count && count + 1 < ROUTE_NODES_MAX; i++) {
+		struct route_hop hop = { topology_find(c->topology, r->excluded[i].from),
+			                 topology_find(c->topology, r->excluded[i].to) };
+
+		if (hop.from >= 0 && hop.to >= 0)
+			hops[count++] = hop;
+	}
+	return count;
+}
+
+static bool has_route(const struct route *routes, size_t count, const struct route *r)
+{
+	for (size_t i = 0; i < count; i++)
+		if (routes[i].count == r->count && memcmp(routes[i].nodes, r->nodes, r->count * sizeof *r->nodes) == 0)
+			return true;
+	return false;
+}
+
+size_t controller_alternative_routes(struct controller *c, const struct controller_route_request *r,
+                                     const struct route *given, size_t wanted, struct route *routes)
+{
+	int from = given->nodes[0], to = given->nodes[given->count - 1];
+	struct route_hop hops[ROUTE_NODES_MAX];
+	struct route_limits limits = { .nodes = given->nodes + 1, .node_count = given->count - 2, .hops = hops };
+	size_t found = 0, excluded = known_hops(c, r, hops);
+
+	if (given->count < 3 || wanted == 0)
+		return 0;
+	limits.hop_count = excluded;
+	found += route_find(c->topology, from, to, &limits, &routes[0]);
+	limits.node_count = 0;
+	limits.hop_count = excluded + 1;
+	for (size_t i = 0; i + 1 < given->count && found < wanted; i++) {
+		hops[excluded] = (struct route_hop){ given->nodes[i], given->nodes[i + 1] };
+		if (route_find(c->topology, from, to, &limits, &routes[found]) && !has_route(routes, found, &routes[found]))
+			found++;
+	}
+	return found;
+}
+
 enum status controller_route(struct controller *c, const struct controller_route_request *r,
                              struct route *routes, size_t *count)
 {
@@ -355,13 +426,7 @@ enum status controller_route(struct controller *c, const struct controller_route
 	*count = 0;
 	if (strcmp(r->source, r->destination) == 0)
 		return ST_BAD_REQUEST;
-	for (size_t i = 0; i < r->excluded_count && limits.hop_count < ARRAY_LEN(hops); i++) {
-		struct route_hop hop = { topology_find(c->topology, r->excluded[i].from),
-			                 topology_find(c->topology, r->excluded[i].to) };
-
-		if (hop.from >= 0 && hop.to >= 0)
-			hops[limits.hop_count++] = hop;
-	}
+	limits.hop_count = known_hops(c, r, hops);
 	s = find_routes(c, r, &limits, routes, count);
 	if (s != ST_OK) {
 		c->stats.routes_refused++;

@@ -135,6 +135,12 @@ struct controller_next_hop_request {
 MUST_CHECK enum status controller_next_hop(struct controller *c, const struct controller_next_hop_request *r,
                                            const char **next_hop, unsigned *hops_left);
 
+/* Other next hops, the best first, for a KM that cannot ask again: each would be the answer if those before it
+ * were excluded, too. They count for nothing in what routes are about to take. Valid as next_hop. */
+enum { CONTROLLER_ALTERNATIVES_MAX = 8 };
+size_t controller_alternative_hops(struct controller *c, const struct controller_next_hop_request *r,
+                                   const char *next_hop, size_t wanted, const char **hops);
+
 struct controller_hop {
 	const char *from, *to;
 };
@@ -150,6 +156,9 @@ struct controller_route_request {
  * that have too little stock now is given where there is no better one. */
 MUST_CHECK enum status controller_route(struct controller *c, const struct controller_route_request *r,
                                         struct route *routes, size_t *count);
+/* Other routes than that one: without any of its nodes, then each the best that does without one of its hops. */
+size_t controller_alternative_routes(struct controller *c, const struct controller_route_request *r,
+                                     const struct route *given, size_t wanted, struct route *routes);
 const char *controller_node_name(const struct controller *c, int node);
 
 /* The result of a relay that was asked for with controller_route. ST_OK also where it is not known. */

@@ -152,6 +152,11 @@ bool_t ck_key_store_status_1_svc(ck_key_store_status_args *args, ck_result *resu
 	return TRUE;
 }
 
+static size_t bounded(u_int wanted)
+{
+	return wanted < CK_ROUTES_MAX ? wanted : CK_ROUTES_MAX;
+}
+
 bool_t ck_key_relay_next_hop_request_1_svc(ck_next_hop_args *args, ck_next_hop_result *result, struct svc_req *rq)
 {
 	struct controllerd *d = rtls_context(rq);
@@ -164,14 +169,21 @@ bool_t ck_key_relay_next_hop_request_1_svc(ck_next_hop_args *args, ck_next_hop_r
 		.hops_left = args->hops_left,
 		.len = args->len,
 	};
-	const char *next_hop = "";
+	const char *next_hop = "", *others[CK_ROUTES_MAX];
 	enum status s = ST_DENIED;
+	size_t count = 0;
 
 	memset(result, 0, sizeof *result);
 	if (r.visited_count > 0 && controllerd_caller_is(rq, "km", r.visited[r.visited_count - 1]))
 		s = controller_next_hop(d->core, &r, &next_hop, &result->hops_left);
 	refuse_or_accept(&result->outcome, s);
 	result->next_hop = xstrdup(next_hop);
+	if (s == ST_OK)
+		count = controller_alternative_hops(d->core, &r, next_hop, bounded(args->alternatives), others);
+	result->alternatives.alternatives_val = xcalloc(count, sizeof(qkdn_name));
+	result->alternatives.alternatives_len = (u_int)count;
+	for (size_t i = 0; i < count; i++)
+		result->alternatives.alternatives_val[i] = xstrdup(others[i]);
 	return TRUE;
 }
 
@@ -189,7 +201,7 @@ static enum status find_routes(struct controllerd *d, const ck_relay_notificatio
 	struct controller_hop excluded[CK_EXCLUDED_MAX];
 	struct controller_route_request r = { .source = args->source, .destination = args->destination,
 		                              .excluded = excluded, .shares = args->shares, .len = args->len };
-	struct route *routes = xcalloc(ROUTE_DISJOINT_MAX, sizeof *routes);
+	struct route *routes = xcalloc(ROUTE_DISJOINT_MAX, sizeof *routes), given;
 	enum status s;
 	size_t count;
 
@@ -200,10 +212,16 @@ static enum status find_routes(struct controllerd *d, const ck_relay_notificatio
 		excluded[r.excluded_count] = (struct controller_hop){ hop->from, hop->to };
 	}
 	s = controller_route(d->core, &r, routes, &count);
+	given = routes[0];
 	result->routes.routes_val = xcalloc(count, sizeof(ck_route));
 	result->routes.routes_len = (u_int)count;
 	for (size_t i = 0; i < count; i++)
 		write_route(d->core, &result->routes.routes_val[i], &routes[i]);
+	count = count == 1 ? controller_alternative_routes(d->core, &r, &given, bounded(args->alternatives), routes) : 0;
+	result->alternatives.alternatives_val = xcalloc(count, sizeof(ck_route));
+	result->alternatives.alternatives_len = (u_int)count;
+	for (size_t i = 0; i < count; i++)
+		write_route(d->core, &result->alternatives.alternatives_val[i], &routes[i]);
 	free(routes);
 	return s;
 }

@@ -199,6 +199,7 @@ struct fill {
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */
 	struct transit *transit;       /* FILL_RELAY: the attempt under way */
+	bool remembered;               /* it went the way that the controller gave before it was away */
 	km_reply reply;                /* FILL_RESERVATION: the controller waits for this */
 	void *reply_arg;
 };
@@ -292,14 +293,48 @@ struct transit_plan {
 	const struct km_relay *message; /* FROM_RELAY */
 };
 
-/* s: ST_OK: the destination has it. certain: nothing behind this node has it, nor will, unless a copy of the
- * message is still on its way. */
-typedef void (*transit_done)(void *arg, enum status s, bool certain, const char *text);
+/* How it ended. */
+struct transit_end {
+	enum status status; /* ST_OK: the destination has it */
+	bool certain;       /* nothing behind this node has it, nor will, unless a copy of the message is on its way */
+	bool left;          /* a message with the range was sent */
+	const char *text;
+	struct km_hop failed; /* the hop that failed, as far as it is known; else empty names */
+	bool remembered;      /* the last way it took was one that the controller gave before it was away */
+};
+typedef void (*transit_done)(void *arg, const struct transit_end *end);
 struct transit *transit_new(struct km *km, const struct transit_plan *plan, transit_done done, void *arg);
 /* Tells each what is on its way over this node. */
 void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg);
-bool transit_has_left(const struct transit *t); /* a message with the range was sent */
+bool transit_is_remembered(const struct transit *t); /* the way it takes */
 void transit_forget(struct transit *t); /* its done is not called any more */
+
+/* ---- ways: km_route.c --------------------------------------------------------------------------------------- */
+
+struct way {
+	struct km_route route; /* hops_left 0: the whole, from this node to the destination; else the next hop alone */
+	uint32_t hops_left;    /* that the next node is told */
+	bool remembered;       /* the controller gave it before it was away */
+};
+
+struct way_query {
+	struct id trace, relay;
+	const char *source, *destination;
+	struct km_route visited; /* from the source on; the last is this node */
+	uint32_t hops_left;      /* as carried; 0 at the source */
+	uint32_t excluded_count;
+	const struct km_hop *excluded; /* that failed before */
+	uint64_t len;
+};
+
+/* s: ST_OK: way will do, and is valid during the call; else text says why there is none. */
+typedef void (*way_found)(void *arg, enum status s, const char *text, const struct way *way);
+/* Asks the controller; or remembers, where it does not answer. found is called once, perhaps before way_find
+ * returns; what the query points to must stand until then. */
+void way_find(struct km *km, const struct way_query *q, way_found found, void *arg);
+/* That hop failed: other ways are remembered first. */
+void way_failed(struct km *km, const char *destination, const struct km_hop *hop);
+void ways_forget(struct km *km);
 
 /* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
 void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
@@ -314,11 +349,14 @@ struct km_relay *relay_copy(const struct km_relay *m);
 struct control {
 	char *name; /* NULL: this KM has no controller */
 	bool up, registering, registered, distributed;
+	bool silent;      /* it has let a question time out, and has not answered since */
+	bool remembering; /* the last relay took a remembered way */
 	uint64_t register_at, report_interval, report_at;
 };
 
 void control_peer_up(struct km *km, bool up);
 void control_tick(struct km *km);
+void control_answered(struct km *km);
 void control_report_links(struct km *km);
 
 /* The KSA pool of a pair whose destination is this KM; found by ID or by source. */
@@ -367,6 +405,7 @@ struct km {
 	struct ksa_pool *pools;
 	struct ksa_inbound *inbound;
 	struct control control;
+	struct known_destination *known; /* ways to them */
 	struct transit *transits;
 	struct env_timer *tick;
 	unsigned ticks;

@@ -32,6 +32,7 @@ const struct km_limits km_default_limits = {
 	.missing_block_grace = 2 * NS_PER_S,
 	.call_timeout = 5 * NS_PER_S,
 	.relay_timeout = 10 * NS_PER_S,
+	.route_lifetime = 3600 * NS_PER_S,
 	.relay_ahead = true,
 	.max_waiting_requests = 4096,
 };
@@ -64,6 +65,7 @@ union any_answer {
 	struct km_progress progress;
 	struct km_link_open_answer link_open;
 	struct km_link_sync_answer link_sync;
+	struct km_relay_answer relay;
 	struct km_pool_open_answer pool_open;
 	struct km_assign_answer assign;
 	struct km_ck_reservation_answer reservation;
@@ -545,6 +547,7 @@ void km_free(struct km *km)
 		HASH_DEL(km->inbound, in);
 		free(in);
 	}
+	ways_forget(km);
 	env_timer_free(km->env, km->tick);
 	free(km->control.name);
 	free(km);

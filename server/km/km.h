@@ -55,6 +55,7 @@ struct km_limits {
 	uint64_t missing_block_grace;           /* ns until a missing block is given up */
 	uint64_t call_timeout;                  /* ns for an answer from a peer */
 	uint64_t relay_timeout;                 /* ns for a relay to reach its destination */
+	uint64_t route_lifetime;                /* ns that a controller's ways are used while it does not answer; 0: not */
 	bool relay_ahead;                       /* keep KSA pools to far nodes filled, not only on demand */
 	uint32_t max_waiting_requests;          /* key requests of one application waiting at once */
 };
@@ -108,6 +109,7 @@ struct km_counters {
 	uint64_t bytes_voided; /* in flight, and given up */
 	uint64_t relays_sent, relays_forwarded, relays_received, relays_refused;
 	uint64_t relay_bytes;  /* that arrived here */
+	uint64_t routes_remembered; /* ways taken while the controller did not answer */
 };
 const struct km_counters *km_counters(const struct km *km);
 

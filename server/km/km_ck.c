@@ -183,6 +183,7 @@ static void next_hop_args(const void *message, void *args, void **room)
 	a->excluded.excluded_val = (qkdn_name *)m->excluded;
 	a->hops_left = m->hops_left;
 	a->len = m->len;
+	a->alternatives = m->alternatives;
 }
 
 static void next_hop_answer(void *result, void *answer, void **room)
@@ -193,6 +194,8 @@ static void next_hop_answer(void *result, void *answer, void **room)
 	(void)room;
 	a->next_hop = r->next_hop;
 	a->hops_left = r->hops_left;
+	a->alternative_count = r->alternatives.alternatives_len;
+	a->alternatives = (const char *const *)r->alternatives.alternatives_val;
 }
 
 static void notification_args(const void *message, void *args, void **room)
@@ -210,6 +213,7 @@ static void notification_args(const void *message, void *args, void **room)
 	for (uint32_t i = 0; i < m->excluded_count; i++)
 		excluded[i] = (ck_hop){ (char *)m->excluded[i].from, (char *)m->excluded[i].to };
 	a->shares = m->shares;
+	a->alternatives = m->alternatives;
 	a->len = m->len;
 }
 
@@ -222,6 +226,9 @@ static void notification_answer(void *result, void *answer, void **room)
 	a->count = r->routes.routes_len < KM_SHARES_MAX ? r->routes.routes_len : KM_SHARES_MAX;
 	for (uint32_t i = 0; i < a->count; i++)
 		a->routes[i] = route_of(&r->routes.routes_val[i]);
+	for (; a->alternative_count < r->alternatives.alternatives_len && a->alternative_count < KM_ALTERNATIVES_MAX;
+	     a->alternative_count++)
+		a->alternatives[a->alternative_count] = route_of(&r->alternatives.alternatives_val[a->alternative_count]);
 }
 
 static void response_args(const void *message, void *args, void **room)

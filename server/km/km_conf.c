@@ -79,6 +79,9 @@ static const struct conf_option relay_options[] = {
 	  .min = 1024, .max = 1024.0 * 1024, .help = "most bytes in one allocation or relay" },
 	{ ROW(__typeof__(((struct km_conf *)0)->relay), timeout, "timeout"), .type = CONF_DURATION, .fallback = "10 s",
 	  .min = 0.1, .max = 600, .help = "how long a relay may take to its destination" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), route_lifetime, "route_lifetime"), .type = CONF_DURATION,
+	  .fallback = "1 h", .max = 2.6e6,
+	  .help = "how long the routes that the controller gave are used while it does not answer; 0 s: not at all" },
 	{ .name = NULL },
 };
 

@@ -37,7 +37,7 @@ struct km_conf {
 	struct km_conf_peer controller; /* name NULL: none */
 	struct {
 		bool ahead;
-		int64_t size, timeout;
+		int64_t size, timeout, route_lifetime;
 	} relay;
 	int64_t call_timeout, missing_block_grace;
 };

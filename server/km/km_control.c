@@ -2,8 +2,7 @@
  * km_control.c - the KM and its QKDN controller (Ck): registration, reports, and relay in case 1 (I.4b),
  * which the controller drives.
  *
- * Without its controller a KM goes on with its neighbours; it asks for routes again when the controller
- * is back.
+ * Without its controller a KM goes on with its neighbours, and with the ways that it remembers (km_route.c).
  */
 #include <stdlib.h>
 
@@ -22,6 +21,8 @@ static void told(enum status s, const void *answer, void *arg)
 	const struct km_answer *a = answer;
 	struct km *km = arg;
 
+	if (s == ST_OK)
+		control_answered(km);
 	if (s == ST_OK && a->err.status != ST_OK)
 		log_warning("controller %s: %s", km->control.name, a->err.text);
 }
@@ -111,6 +112,7 @@ static void registered(enum status s, const void *answer, void *arg)
 		return;
 	}
 	km->control.registered = true;
+	control_answered(km);
 	km->control.distributed = a->distributed;
 	km->control.report_interval = a->report_interval;
 	log_info("registered with controller %s (%s)", a->controller, a->distributed ? "distributed" : "centralized");
@@ -277,15 +279,14 @@ struct ordered {
 	void *arg;
 };
 
-static void ordered_done(void *arg, enum status s, bool certain, const char *text)
+static void ordered_done(void *arg, const struct transit_end *end)
 {
 	struct ordered *o = arg;
 
-	(void)certain;
-	if (s == ST_OK)
+	if (end->status == ST_OK)
 		km_done(o->reply, o->arg);
 	else
-		km_refuse(o->reply, o->arg, s, "relay from %s: %s", o->km->name, text);
+		km_refuse(o->reply, o->arg, end->status, "relay from %s: %s", o->km->name, end->text);
 	free(o);
 }
 

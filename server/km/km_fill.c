@@ -491,6 +491,21 @@ static uint64_t relay_most(struct ksa_pool *p)
 	return (most < p->relay_most ? most : p->relay_most) / FILL_GRANULE * FILL_GRANULE;
 }
 
+/* Why none can even be begun, for those who wait for keys. to: the link to a neighbour. */
+static void note_no_pad(struct ksa_pool *p, const struct link *to)
+{
+	bool open = false;
+
+	for (struct link *l = p->km->links; l != NULL; l = l->hh.next)
+		open |= l->open;
+	if (to != NULL)
+		err_set(&p->failure, ST_LINK_DOWN, "the QKD link to it is not open");
+	else if (open)
+		err_set(&p->failure, ST_TOO_FEW_KEYS, "too little pad is left on the QKD links of this node");
+	else
+		err_set(&p->failure, ST_LINK_DOWN, "no QKD link of this node is open");
+}
+
 void ksa_pool_fill(struct ksa_pool *p)
 {
 	struct link *l = link_to_peer(p->km, p->destination);
@@ -499,17 +514,23 @@ void ksa_pool_fill(struct ksa_pool *p)
 
 	if (!p->open || p->km->stopping || env_mono(p->km->env) < p->try_again_at)
 		return;
-	if (l != NULL && !l->open)
+	if (l != NULL && !l->open) {
+		note_no_pad(p, l);
 		return;
+	}
 	if (is_taking(p, &count) || count >= FILLS_MOST)
 		return;
 	source.len_most = wanted(p, l == NULL && !p->km->limits.relay_ahead);
 	if (p->waiting == NULL && p->stock + p->in_flight >= p->km->limits.ksa_low_water / 4)
 		source.len_least = source.len_most < FILL_UNHURRIED ? source.len_most : FILL_UNHURRIED;
+	if (source.len_most == 0)
+		return;
 	if (l == NULL && source.len_most > relay_most(p))
 		source.len_most = relay_most(p);
-	if (source.len_most < FILL_LEAST)
+	if (source.len_most < FILL_LEAST) { /* of a link that is allocated from, enough is wanted always */
+		note_no_pad(p, NULL);
 		return;
+	}
 	source.method = l != NULL ? FILL_ALLOCATION : FILL_RELAY;
 	source.link = l;
 	source.link_reserve = p->km->limits.link_reserve;

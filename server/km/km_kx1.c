@@ -112,7 +112,17 @@ bool_t kx1_allocate_1_svc(kx1_allocate_args *a, kx1_result *result, struct svc_r
 	return wire_receive(rq, KM_ALLOCATE, &m, plain_result, (xdrproc_t)xdr_kx1_result);
 }
 
-bool_t kx1_relay_1_svc(kx1_relay_args *a, kx1_result *result, struct svc_req *rq)
+static void relay_result(const struct km_answer *answer, void *result)
+{
+	const struct km_relay_answer *a = (const struct km_relay_answer *)answer;
+	kx1_relay_result *r = result;
+
+	wire_outcome(answer, &r->outcome);
+	r->failed_from = xstrdup(a->failed.from ? a->failed.from : "");
+	r->failed_to = xstrdup(a->failed.to ? a->failed.to : "");
+}
+
+bool_t kx1_relay_1_svc(kx1_relay_args *a, kx1_relay_result *result, struct svc_req *rq)
 {
 	struct km_pad pads[KM_PADS_MAX];
 	struct km_relay m = { .trace = wire_to_id(a->header.trace),
@@ -139,7 +149,7 @@ bool_t kx1_relay_1_svc(kx1_relay_args *a, kx1_result *result, struct svc_req *rq
 	for (uint32_t i = 0; i < m.pad_count; i++)
 		pads[i] = (struct km_pad){ a->pads.pads_val[i].offset, a->pads.pads_val[i].len };
 	memcpy(m.tag, a->tag, sizeof m.tag);
-	return wire_receive(rq, KM_RELAY, &m, plain_result, (xdrproc_t)xdr_kx1_result);
+	return wire_receive(rq, KM_RELAY, &m, relay_result, (xdrproc_t)xdr_kx1_relay_result);
 }
 
 bool_t kx1_completion_1_svc(kx1_completion_args *a, kx1_result *result, struct svc_req *rq)
@@ -256,6 +266,16 @@ static void relay_args(const void *message, void *args, void **room)
 	memcpy(a->tag, m->tag, sizeof a->tag);
 }
 
+static void relay_answer(void *result, void *answer, void **room)
+{
+	kx1_relay_result *r = result;
+	struct km_relay_answer *a = answer;
+
+	(void)room;
+	if (r->failed_from[0] != '\0')
+		a->failed = (struct km_hop){ r->failed_from, r->failed_to };
+}
+
 static void completion_args(const void *message, void *args, void **room)
 {
 	const struct km_completion *m = message;
@@ -276,8 +296,8 @@ const struct wire_row wire_kx1_rows[] = {
 	  (xdrproc_t)xdr_kx1_sync_result, sizeof(kx1_sync_result), sync_args, sync_answer },
 	{ KM_ALLOCATE, "km", QKDN_KX1, QKDN_KX1_V1, KX1_ALLOCATE, (xdrproc_t)xdr_kx1_allocate_args,
 	  (xdrproc_t)xdr_kx1_result, sizeof(kx1_result), allocate_args, NULL },
-	{ KM_RELAY, "km", QKDN_KX1, QKDN_KX1_V1, KX1_RELAY, (xdrproc_t)xdr_kx1_relay_args, (xdrproc_t)xdr_kx1_result,
-	  sizeof(kx1_result), relay_args, NULL },
+	{ KM_RELAY, "km", QKDN_KX1, QKDN_KX1_V1, KX1_RELAY, (xdrproc_t)xdr_kx1_relay_args,
+	  (xdrproc_t)xdr_kx1_relay_result, sizeof(kx1_relay_result), relay_args, relay_answer },
 	{ KM_COMPLETION, "km", QKDN_KX1, QKDN_KX1_V1, KX1_COMPLETION, (xdrproc_t)xdr_kx1_completion_args,
 	  (xdrproc_t)xdr_kx1_result, sizeof(kx1_result), completion_args, NULL },
 	{ .role = NULL },

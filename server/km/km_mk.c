@@ -44,6 +44,8 @@ static void status_result(const struct km_answer *answer, void *result)
 	r->relays_received = c->relays_received;
 	r->relays_refused = c->relays_refused;
 	r->relay_bytes = c->relay_bytes;
+	r->remembering = a->remembering;
+	r->routes_remembered = c->routes_remembered;
 }
 
 bool_t mk_status_1_svc(qkdn_request *a, mk_status_result *result, struct svc_req *rq)
@@ -104,6 +106,7 @@ static void relays_result(const struct km_answer *answer, void *result)
 		to->destination = xstrdup(a->relays[i].destination);
 		to->method = xstrdup(a->relays[i].method);
 		to->stage = xstrdup(a->relays[i].stage);
+		to->remembered = a->relays[i].remembered;
 		to->len = a->relays[i].len;
 	}
 }

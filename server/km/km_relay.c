@@ -13,8 +13,6 @@ enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
 
 /* ---- the source (case 2) ----------------------------------------------------------------------------- */
 
-static void respond_to_controller(struct fill *f, enum status s, const char *text);
-
 static void controller_told(enum status s, const void *answer, void *arg)
 {
 	(void)s; /* a controller that missed it learns the stock from the next report */
@@ -22,7 +20,7 @@ static void controller_told(enum status s, const void *answer, void *arg)
 	(void)arg;
 }
 
-static void respond_to_controller(struct fill *f, enum status s, const char *text)
+static void respond_to_controller(struct fill *f, enum status s, const char *text, const struct km_hop *failed)
 {
 	struct km *km = f->pool->km;
 	struct km_ck_response m = { .trace = f->trace,
@@ -30,30 +28,30 @@ static void respond_to_controller(struct fill *f, enum status s, const char *tex
 		                    .status = s,
 		                    .text = text,
 		                    .len = s == ST_OK ? f->note.len : 0,
-		                    .failed = { "", "" } };
+		                    .failed = { failed != NULL ? failed->from : "", failed != NULL ? failed->to : "" } };
 
 	if (km->control.name != NULL && km->control.registered && !km->control.distributed)
 		km_send(km, KM_CK_RESPONSE, km->control.name, &m, controller_told, NULL);
 }
 
-static void source_done(void *arg, enum status s, bool certain, const char *text)
+static void source_done(void *arg, const struct transit_end *end)
 {
 	struct fill *f = arg;
-	bool left = transit_has_left(f->transit);
 
 	f->transit = NULL;
+	f->remembered = end->remembered;
 	if (f->stage != FILL_SENDING) /* the notification was here first, whatever a node on the way says */
 		return;
-	if (s == ST_OK || !certain) { /* the notification is due, or the verification will tell */
+	if (end->status == ST_OK || !end->certain) { /* the notification is due, or the verification will tell */
 		fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
 		return;
 	}
 	f->pool->km->counters.relays_refused++;
-	respond_to_controller(f, s, text);
-	if (left) /* a copy of what was refused once may come later, and find what it needs */
-		fill_failed(f, s, text);
+	respond_to_controller(f, end->status, end->text, &end->failed);
+	if (end->left) /* a copy of what was refused once may come later, and find what it needs */
+		fill_failed(f, end->status, end->text);
 	else
-		fill_refused(f, s, text);
+		fill_refused(f, end->status, end->text);
 }
 
 void relay_send(struct fill *f)
@@ -90,7 +88,7 @@ void handle_completion(struct km *km, const char *from, const void *message, km_
 
 	if (f != NULL && strcmp(f->pool->destination, from) == 0 && id_equal(&f->pool->id, &m->ksa_pool) &&
 	    f->note.method == FILL_RELAY && f->stage == FILL_SENDING && f->note.ksa_offset == m->ksa_offset) {
-		respond_to_controller(f, ST_OK, "");
+		respond_to_controller(f, ST_OK, "", NULL);
 		fill_arrived(f);
 	}
 	km_done(reply, arg); /* also where it is known already, or another has waited for it */
@@ -106,27 +104,40 @@ struct arrival {
 	void *arg;
 };
 
-static void arrival_refuse(struct arrival *a, enum status s, const char *text)
+static void arrival_answer(struct arrival *a, const struct km_relay_answer *answer)
 {
-	a->km->counters.relays_refused++;
-	km_refuse(a->reply, a->arg, s, "relay to %s at %s: %s", a->m->destination, a->km->name, text);
+	a->reply(&answer->answer, a->arg);
 	free(a->m);
 	free(a);
 }
 
-static void forwarded(void *arg, enum status s, bool certain, const char *text)
+static void refuse_at(struct arrival *a, enum status s, const char *text, const struct km_hop *failed)
+{
+	struct km_relay_answer answer = { .failed = *failed };
+
+	a->km->counters.relays_refused++;
+	err_set(&answer.answer.err, s, "relay to %s at %s: %s", a->m->destination, a->km->name, text);
+	arrival_answer(a, &answer);
+}
+
+static void arrival_refuse(struct arrival *a, enum status s, const char *text)
+{
+	refuse_at(a, s, text, &(struct km_hop){ "", "" });
+}
+
+static void arrival_done(struct arrival *a)
+{
+	arrival_answer(a, &(struct km_relay_answer){ .failed = { "", "" } });
+}
+
+static void forwarded(void *arg, const struct transit_end *end)
 {
 	struct arrival *a = arg;
 
-	if (s != ST_OK && !certain)
-		s = ST_TIMED_OUT;
-	if (s != ST_OK) {
-		arrival_refuse(a, s, text);
-		return;
-	}
-	km_done(a->reply, a->arg);
-	free(a->m);
-	free(a);
+	if (end->status == ST_OK)
+		arrival_done(a);
+	else
+		refuse_at(a, end->certain ? end->status : ST_TIMED_OUT, end->text, &end->failed);
 }
 
 static enum status keep_work(struct ks_txn *t, void *arg)
@@ -169,9 +180,7 @@ static void kept(enum status s, void *arg)
 	a->km->counters.relays_received++;
 	a->km->counters.relay_bytes += a->m->len;
 	km_send(a->km, KM_COMPLETION, a->m->relayer, &m, completion_told, NULL);
-	km_done(a->reply, a->arg);
-	free(a->m);
-	free(a);
+	arrival_done(a);
 }
 
 /* What is wrong with the way a relay came or is to go; NULL if nothing. */

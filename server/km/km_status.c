@@ -11,6 +11,7 @@ void handle_mk_status(struct km *km, const char *from, const void *message, km_r
 	struct km_mk_status_answer a = { .km = km->name,
 		                         .controller = km->control.name ? km->control.name : "",
 		                         .registered = km->control.registered,
+		                         .remembering = km->control.remembering,
 		                         .counters = &km->counters };
 
 	(void)from;
@@ -113,6 +114,8 @@ void handle_mk_relays(struct km *km, const char *from, const void *message, km_r
 			                                 .destination = p->destination,
 			                                 .method = method_name(f->note.method),
 			                                 .stage = stage_name(f->stage),
+			                                 .remembered = f->transit != NULL ? transit_is_remembered(f->transit)
+			                                                                  : f->remembered,
 			                                 .len = f->note.len },
 			          all);
 	transit_each(km, add_relay, all);

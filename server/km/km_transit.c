@@ -25,7 +25,9 @@ struct transit {
 	transit_done done;
 	void *arg;
 	bool forgotten, restore_route, left;
+	bool remembered;    /* the way it takes now was given before the controller was away */
 	struct err failure; /* of the attempt before */
+	km_name failed_from, failed_to;
 	struct id trace, relay, ksa_pool;
 	enum transit_origin origin;
 	km_name source, destination, relayer;
@@ -37,7 +39,10 @@ struct transit {
 	const char *names[KM_ROUTE_MAX];
 	uint32_t node_count, hops_left, sent_hops_left;
 	bool whole_route; /* nodes is the way to the destination, not the way so far */
-	km_name excluded[KM_EXCLUDED_MAX], excluded_from[KM_EXCLUDED_MAX];
+	struct {
+		km_name from, to;
+	} excluded[ATTEMPTS_MOST];
+	struct km_hop excluded_hops[ATTEMPTS_MOST];
 	uint32_t excluded_count, attempts;
 	struct link *out;
 
@@ -265,12 +270,16 @@ static void transit_free(struct transit *t)
 
 static void finish(struct transit *t, enum status s, bool certain, const char *text)
 {
+	struct transit_end end = { .status = s, .certain = certain, .text = text, .left = t->left,
+	                           .remembered = t->remembered };
+
 	if (s == ST_NO_ROUTE && t->failure.status != ST_OK) { /* there was one: that it failed is what matters */
-		s = t->failure.status;
-		text = t->failure.text;
+		end.status = t->failure.status;
+		end.text = t->failure.text;
 	}
+	end.failed = (struct km_hop){ t->failed_from, t->failed_to };
 	if (!t->forgotten)
-		t->done(t->arg, s, certain, text);
+		t->done(t->arg, &end);
 	transit_free(t);
 }
 
@@ -284,6 +293,7 @@ void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void 
 			                       .destination = t->destination,
 			                       .method = "transit",
 			                       .stage = t->text.bytes == NULL ? "choosing" : "sent",
+			                       .remembered = t->remembered,
 			                       .len = t->len };
 
 		if (t->origin != FROM_KSA_POOL) /* the source's is told as its fill */
@@ -291,9 +301,9 @@ void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void 
 	}
 }
 
-bool transit_has_left(const struct transit *t)
+bool transit_is_remembered(const struct transit *t)
 {
-	return t->left;
+	return t->remembered;
 }
 
 void transit_forget(struct transit *t)
@@ -305,23 +315,35 @@ void transit_forget(struct transit *t)
 
 static void choose(struct transit *t);
 
-static void exclude(struct transit *t, const char *from, const char *to)
+/* A hop of its way that failed: as a node behind this one tells, or the first. */
+static void exclude(struct transit *t, const char *to, const struct km_hop *told)
 {
-	if (t->excluded_count == KM_EXCLUDED_MAX)
+	uint32_t i = t->excluded_count;
+	bool on_route = false;
+
+	for (uint32_t n = 0; told != NULL && t->whole_route && n + 1 < t->node_count; n++)
+		on_route |= strcmp(t->nodes[n], told->from) == 0 && strcmp(t->nodes[n + 1], told->to) == 0;
+	snprintf(t->failed_from, sizeof t->failed_from, "%s", on_route ? told->from : t->km->name);
+	snprintf(t->failed_to, sizeof t->failed_to, "%s", on_route ? told->to : to);
+	if (i == ARRAY_LEN(t->excluded))
 		return;
-	strcpy(t->excluded_from[t->excluded_count], from);
-	strcpy(t->excluded[t->excluded_count++], to);
+	strcpy(t->excluded[i].from, t->failed_from);
+	strcpy(t->excluded[i].to, t->failed_to);
+	t->excluded_hops[i] = (struct km_hop){ t->excluded[i].from, t->excluded[i].to };
+	t->excluded_count++;
+	way_failed(t->km, t->destination, &t->excluded_hops[i]);
 }
 
-/* The attempt over hop to failed for certain: another way, or the end. */
-static void try_another(struct transit *t, const char *to, enum status s, const char *text)
+/* The attempt over the hop to that node failed for certain: another way, or the end. */
+static void try_another(struct transit *t, const char *to, const struct km_hop *told, enum status s, const char *text)
 {
 	bool may_choose = t->restore_route || !t->whole_route;
 
-	exclude(t, t->km->name, to);
-	err_set(&t->failure, s, "%s", text);
+	exclude(t, to, told);
+	err_set(&t->failure, s, "%s%s", text,
+	        t->remembered ? " (the way was a remembered one: the controller does not answer)" : "");
 	if (!may_choose || ++t->attempts >= ATTEMPTS_MOST || env_utc(t->km->env) >= t->expires) {
-		finish(t, s, true, text);
+		finish(t, s, true, t->failure.text);
 		return;
 	}
 	choose(t);
@@ -333,6 +355,7 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 {
 	struct departure *d = arg;
 	struct transit *t = d->t;
+	const struct km_relay_answer *r = answer;
 	const struct km_answer *a = answer;
 	const char *to = t->out->peer;
 
@@ -345,9 +368,9 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	} else if (s == ST_OK && a->err.status == ST_TIMED_OUT) {
 		finish(t, ST_TIMED_OUT, false, a->err.text); /* a node behind it was not answered */
 	} else if (s == ST_OK) {
-		try_another(t, to, a->err.status, a->err.text);
+		try_another(t, to, r->failed.from != NULL ? &r->failed : NULL, a->err.status, a->err.text);
 	} else if (s == ST_PEER_UNREACHABLE) {
-		try_another(t, to, s, "the next node is not reached");
+		try_another(t, to, NULL, s, "the next node is not reached");
 	} else {
 		finish(t, s, false, "the next node did not answer: the range may have arrived");
 	}
@@ -375,7 +398,7 @@ static void departed(enum status s, void *arg)
 
 		uses_end(&t->out->uses, &d->use, false);
 		if (s == ST_TOO_FEW_KEYS)
-			try_another(t, to, s, "too little pad is left on the link to the next node");
+			try_another(t, to, NULL, s, "too little pad is left on the link to the next node");
 		else if (s == ST_OK)
 			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
 		else
@@ -395,7 +418,7 @@ static void depart(struct transit *t, const char *to)
 	struct departure *d;
 
 	if (l == NULL || !l->open) {
-		try_another(t, to, ST_LINK_DOWN, "the link to the next node is down");
+		try_another(t, to, NULL, ST_LINK_DOWN, "the link to the next node is down");
 		return;
 	}
 	t->out = l;
@@ -437,7 +460,7 @@ static void depart(struct transit *t, const char *to)
 	ks_submit(t->km->ks, depart_work, departed, d);
 }
 
-/* ---- asking the controller -------------------------------------------------------------------------------------- */
+/* ---- which way ---------------------------------------------------------------------------------------------------- */
 
 static void set_route(struct transit *t, const struct km_route *route)
 {
@@ -455,89 +478,34 @@ static const char *next_on_route(const struct transit *t)
 	return NULL;
 }
 
-static void route_answered(enum status s, const void *answer, void *arg)
+static void found(void *arg, enum status s, const char *text, const struct way *way)
 {
-	const struct km_ck_notification_answer *a = answer;
 	struct transit *t = arg;
-	const char *to;
+	km_name next;
 
 	if (s != ST_OK) {
-		finish(t, ST_NO_ROUTE, true, "the controller did not answer, and no route is known");
+		finish(t, s, true, text);
 		return;
 	}
-	if (a->answer.err.status != ST_OK || a->count == 0) {
-		finish(t, a->answer.err.status == ST_OK ? ST_NO_ROUTE : a->answer.err.status, true, a->answer.err.text);
-		return;
-	}
-	set_route(t, &a->routes[0]);
-	t->whole_route = true;
-	t->sent_hops_left = 0;
-	to = next_on_route(t);
-	if (to == NULL)
-		finish(t, ST_NO_ROUTE, true, "the controller gave a route that does not begin here");
-	else
-		depart(t, to);
-}
-
-static void hop_answered(enum status s, const void *answer, void *arg)
-{
-	const struct km_ck_next_hop_answer *a = answer;
-	struct transit *t = arg;
-	km_name to;
-
-	if (s != ST_OK) {
-		finish(t, ST_NO_ROUTE, true, "the controller did not answer, and no next hop is known");
-	} else if (a->answer.err.status != ST_OK) {
-		finish(t, a->answer.err.status, true, a->answer.err.text);
-	} else if (a->hops_left == 0) {
-		finish(t, ST_NO_ROUTE, true, "the controller's answer allows no further hop");
-	} else {
-		t->sent_hops_left = a->hops_left;
-		snprintf(to, sizeof to, "%s", a->next_hop);
-		depart(t, to);
-	}
-}
-
-static void ask_route(struct transit *t)
-{
-	struct km_hop excluded[KM_EXCLUDED_MAX];
-	struct km_ck_notification m = { .trace = t->trace,
-		                        .relay = t->relay,
-		                        .source = t->source,
-		                        .destination = t->destination,
-		                        .excluded_count = t->excluded_count,
-		                        .excluded = excluded,
-		                        .shares = 1,
-		                        .len = t->len };
-
-	for (uint32_t i = 0; i < t->excluded_count; i++)
-		excluded[i] = (struct km_hop){ t->excluded_from[i], t->excluded[i] };
-	km_send(t->km, KM_CK_NOTIFICATION, t->km->control.name, &m, route_answered, t);
-}
-
-static void ask_next_hop(struct transit *t)
-{
-	const char *excluded[KM_EXCLUDED_MAX];
-	struct km_ck_next_hop m = { .trace = t->trace,
-		                    .relay = t->relay,
-		                    .source = t->source,
-		                    .destination = t->destination,
-		                    .visited = { t->node_count, t->names },
-		                    .excluded_count = t->excluded_count,
-		                    .excluded = excluded,
-		                    .hops_left = t->hops_left,
-		                    .len = t->len };
-
-	for (uint32_t i = 0; i < t->node_count; i++)
-		t->names[i] = t->nodes[i];
-	for (uint32_t i = 0; i < t->excluded_count; i++)
-		excluded[i] = t->excluded[i];
-	km_send(t->km, KM_CK_NEXT_HOP, t->km->control.name, &m, hop_answered, t);
+	t->remembered = way->remembered;
+	t->sent_hops_left = way->hops_left;
+	t->whole_route = way->hops_left == 0;
+	if (t->whole_route)
+		set_route(t, &way->route);
+	snprintf(next, sizeof next, "%s", way->route.nodes[t->whole_route ? 1 : 0]);
+	depart(t, next);
 }
 
 static void choose(struct transit *t)
 {
-	const struct control *c = &t->km->control;
+	struct way_query q = { .trace = t->trace,
+		               .relay = t->relay,
+		               .source = t->source,
+		               .destination = t->destination,
+		               .hops_left = t->hops_left,
+		               .excluded_count = t->excluded_count,
+		               .excluded = t->excluded_hops,
+		               .len = t->len };
 	const char *to;
 
 	if (t->whole_route && !t->restore_route) { /* given: there is no choice */
@@ -546,15 +514,14 @@ static void choose(struct transit *t)
 			finish(t, ST_NO_ROUTE, true, "this node is not on the route");
 		else
 			depart(t, to);
-	} else if (c->name == NULL) {
-		finish(t, ST_NO_ROUTE, true, "there is no link to the destination, and no controller to ask for a route");
-	} else if (!c->registered) {
-		finish(t, ST_NO_ROUTE, true, "the controller is not reached");
-	} else if (c->distributed) {
-		ask_next_hop(t);
-	} else {
-		ask_route(t);
+		return;
 	}
+	if (t->restore_route)
+		set_route(t, &(struct km_route){ 1, (const char *const[]){ t->km->name } });
+	for (uint32_t i = 0; i < t->node_count; i++)
+		t->names[i] = t->nodes[i];
+	q.visited = (struct km_route){ t->node_count, t->names };
+	way_find(t->km, &q, found, t);
 }
 
 static void begin(void *arg)

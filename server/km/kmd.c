@@ -46,6 +46,7 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.missing_block_grace = (uint64_t)c->missing_block_grace;
 	l.call_timeout = (uint64_t)c->call_timeout;
 	l.relay_timeout = (uint64_t)c->relay.timeout;
+	l.route_lifetime = (uint64_t)c->relay.route_lifetime;
 	l.fill_most = (uint64_t)c->relay.size;
 	l.relay_ahead = c->relay.ahead;
 	return l;

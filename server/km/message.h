@@ -23,6 +23,7 @@ enum {
 	KM_ROUTE_MAX = 256,
 	KM_SHARES_MAX = 8,
 	KM_EXCLUDED_MAX = 64,
+	KM_ALTERNATIVES_MAX = 8,
 };
 
 /* The messages a KM sends or receives, by reference point. */
@@ -264,6 +265,15 @@ struct km_relay {
 	uint8_t tag[KM_TAG_LEN];
 };
 
+struct km_hop {
+	const char *from, *to;
+};
+
+struct km_relay_answer {
+	struct km_answer answer;
+	struct km_hop failed; /* of a refusal: the hop that failed, where it is known; NULL or empty: it is not */
+};
+
 struct km_completion {
 	struct id trace;
 	struct id relay, ksa_pool;
@@ -366,7 +376,7 @@ struct km_ck_next_hop {
 	struct km_route visited;
 	uint32_t excluded_count;
 	const char *const *excluded;
-	uint32_t hops_left;
+	uint32_t hops_left, alternatives;
 	uint64_t len;
 };
 
@@ -374,10 +384,8 @@ struct km_ck_next_hop_answer {
 	struct km_answer answer;
 	const char *next_hop;
 	uint32_t hops_left;
-};
-
-struct km_hop {
-	const char *from, *to;
+	uint32_t alternative_count;
+	const char *const *alternatives; /* next hops for when that one will not do and the controller is away */
 };
 
 struct km_ck_notification {
@@ -386,7 +394,7 @@ struct km_ck_notification {
 	const char *source, *destination;
 	uint32_t excluded_count;
 	const struct km_hop *excluded;
-	uint32_t shares;
+	uint32_t shares, alternatives;
 	uint64_t len;
 };
 
@@ -394,6 +402,8 @@ struct km_ck_notification_answer { /* Key relay request */
 	struct km_answer answer;
 	uint32_t count;
 	struct km_route routes[KM_SHARES_MAX];
+	uint32_t alternative_count;
+	struct km_route alternatives[KM_ALTERNATIVES_MAX]; /* for when that one will not do and the controller is away */
 };
 
 struct km_ck_response { /* Response to key relay request */
@@ -447,7 +457,7 @@ struct km_counters; /* km.h */
 struct km_mk_status_answer {
 	struct km_answer answer;
 	const char *km, *controller; /* controller "": none */
-	bool registered;
+	bool registered, remembering; /* remembering: it does not answer, relays take ways that it gave before */
 	const struct km_counters *counters;
 };
 
@@ -460,6 +470,7 @@ struct km_mk_pools_answer {
 struct km_mk_relay {
 	struct id relay;
 	const char *source, *destination, *method, *stage;
+	bool remembered; /* its way was given before the controller was away */
 	uint32_t len;
 };
 

@@ -272,6 +272,14 @@ static void *answer_plain(struct bag *b, const void *message)
 	return bag_copy(b, message, sizeof(struct km_answer));
 }
 
+static void *answer_relay(struct bag *b, const void *message)
+{
+	SHALLOW(km_relay_answer);
+
+	c->failed = (struct km_hop){ text(b, c->failed.from), text(b, c->failed.to) };
+	return c;
+}
+
 static void *answer_progress(struct bag *b, const void *message)
 {
 	return bag_copy(b, message, sizeof(struct km_progress));
@@ -311,8 +319,10 @@ static void *answer_ck_register(struct bag *b, const void *message)
 static void *answer_ck_next_hop(struct bag *b, const void *message)
 {
 	SHALLOW(km_ck_next_hop_answer);
+	struct km_route alternatives = { c->alternative_count, c->alternatives };
 
 	c->next_hop = text(b, c->next_hop);
+	c->alternatives = route(b, &alternatives).nodes;
 	return c;
 }
 
@@ -322,6 +332,8 @@ static void *answer_ck_notification(struct bag *b, const void *message)
 
 	for (uint32_t i = 0; i < c->count; i++)
 		c->routes[i] = route(b, &c->routes[i]);
+	for (uint32_t i = 0; i < c->alternative_count; i++)
+		c->alternatives[i] = route(b, &c->alternatives[i]);
 	return c;
 }
 
@@ -348,7 +360,7 @@ static const struct {
 	[KM_LINK_OPEN] = { "Link open", copy_link_open, answer_link_open },
 	[KM_LINK_SYNC] = { "Link sync", copy_link_sync, answer_link_sync },
 	[KM_ALLOCATE] = { "Allocate", copy_allocate, answer_plain },
-	[KM_RELAY] = { "Relay", copy_relay, answer_plain },
+	[KM_RELAY] = { "Relay", copy_relay, answer_relay },
 	[KM_COMPLETION] = { "Completion", copy_completion, answer_plain },
 	[KM_POOL_OPEN] = { "Pool open", copy_pool_open, answer_pool_open },
 	[KM_VERIFY] = { "Verify", copy_verify, answer_plain },

@@ -60,6 +60,16 @@ static uint32_t ask(struct sim *s, unsigned a, unsigned b, uint64_t wait)
 	return result;
 }
 
+/* More than can be in stock on demand. */
+static uint32_t ask_for_many(struct sim *s, unsigned a, unsigned b, uint64_t wait)
+{
+	uint32_t result;
+
+	sim_request(s, a, b, 60, 1024, wait, &result);
+	sim_run(s, wait + 5 * NS_PER_S);
+	return result;
+}
+
 /* ---- hooks: one message is the victim ---------------------------------------------------------------------- */
 
 struct victim {
@@ -425,6 +435,96 @@ static void controller_killed_and_back(void **state)
 	}
 }
 
+static void on_demand_and_forgetful(struct sim_options *o)
+{
+	on_demand(o);
+	o->limits.route_lifetime = 60 * NS_PER_S;
+}
+
+/* Between them the controller has given the ways over km001 and over km004. */
+static struct sim *ring_that_knows_both_ways(enum sim_control control)
+{
+	struct sim *s = network(5, SIM_RING, control, on_demand_and_forgetful);
+
+	assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+	sim_cut(s, 0, 1, 9 * NS_PER_S);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+	sim_run(s, 5 * NS_PER_S);
+	sim_kill_controller(s);
+	sim_run(s, NS_PER_S);
+	return s;
+}
+
+static void ways_are_remembered_while_the_controller_is_away(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = ring_that_knows_both_ways(c);
+
+		assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		assert_true(km_counters(sim_core(sim_node(s, 0)))->routes_remembered > 0);
+		for (unsigned to = 1; to <= 4; to += 3) { /* either neighbour is gone: the way over the other one */
+			sim_cut(s, 0, to, 9 * NS_PER_S);
+			sim_run(s, NS_PER_S);
+			assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+			sim_run(s, 5 * NS_PER_S);
+		}
+		sim_cut(s, 0, 1, UINT64_MAX);
+		sim_cut(s, 0, 4, UINT64_MAX);
+		sim_run(s, NS_PER_S);
+		assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_LINK_DOWN);
+		end(s);
+	}
+}
+
+static void ways_are_not_remembered_for_ever(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = ring_that_knows_both_ways(c);
+
+		sim_run(s, 60 * NS_PER_S);
+		assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+		end(s);
+	}
+}
+
+static void a_controller_that_answers_too_late(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct victim v = { .m = c == SIM_CENTRALIZED ? KM_CK_NOTIFICATION : KM_CK_NEXT_HOP, .fate = FATE_LATE,
+			            .left = 100 };
+		struct sim *s = network(5, SIM_RING, c, on_demand);
+
+		assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		sim_set_hook(s, strike, &v);
+		for (int i = 0; i < 3; i++) {
+			assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		}
+		assert_true(v.left < 100);
+		sim_set_hook(s, NULL, NULL);
+		end(s);
+	}
+}
+
+static void a_refusal_is_obeyed(void **state)
+{
+	const struct sim_faults no = { .control_no_route = 1000 };
+
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+
+		assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		sim_set_faults(s, &no);
+		assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_NO_ROUTE);
+		assert_int_equal(km_counters(sim_core(sim_node(s, 0)))->routes_remembered, 0);
+		end(s);
+	}
+}
+
 static void bad_controller(struct sim_options *o)
 {
 	o->faults.control_silent = 200;
@@ -506,6 +606,10 @@ int main(void)
 		cmocka_unit_test(races_for_the_last_pad),
 		cmocka_unit_test(a_path_with_too_little_pad),
 		cmocka_unit_test(controller_killed_and_back),
+		cmocka_unit_test(ways_are_remembered_while_the_controller_is_away),
+		cmocka_unit_test(ways_are_not_remembered_for_ever),
+		cmocka_unit_test(a_controller_that_answers_too_late),
+		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
 		cmocka_unit_test(no_path),
 		cmocka_unit_test(random_schedules),

@@ -1049,6 +1049,36 @@ static void full_routes_and_detours(void **state)
 	scene_free(s);
 }
 
+/* A square of a, b, c and d, and a way around by e behind it. */
+static void alternatives_for_when_it_is_away(void **state)
+{
+	struct scene *s = scene_new(false);
+	struct controller_route_request r = { .source = "a", .destination = "c", .len = 1000 };
+	const struct controller_hop bad = { "d", "e" };
+	const char *visited[] = { "a" }, *next, *others[CONTROLLER_ALTERNATIVES_MAX];
+	struct controller_next_hop_request h = { .destination = "c", .visited = visited, .visited_count = 1, .len = 1000 };
+	struct route given, more[4];
+	size_t count;
+	unsigned hops_left;
+
+	(void)state;
+	scene_report(s, true);
+	assert_int_equal(controller_route(s->controller, &r, &given, &count), ST_OK);
+	assert_int_equal(controller_alternative_routes(s->controller, &r, &given, 4, more), 1); /* no route is told twice */
+	assert_int_equal(more[0].count, 4);
+	assert_string_equal(controller_node_name(s->controller, more[0].nodes[1]), "d");
+	assert_int_equal(controller_alternative_routes(s->controller, &r, &given, 0, more), 0);
+	r.excluded = &bad;
+	r.excluded_count = 1;
+	assert_int_equal(controller_alternative_routes(s->controller, &r, &given, 4, more), 0);
+	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left), ST_OK);
+	assert_string_equal(next, "b");
+	assert_int_equal(controller_alternative_hops(s->controller, &h, next, 4, others), 1);
+	assert_string_equal(others[0], "d");
+	assert_int_equal(controller_alternative_hops(s->controller, &h, next, 0, others), 0);
+	scene_free(s);
+}
+
 static void no_way_and_no_pad_are_told_apart(void **state)
 {
 	struct scene *s = scene_new(false);
@@ -1177,6 +1207,7 @@ int main(void)
 		cmocka_unit_test(relays_end_while_link_states_disagree),
 		cmocka_unit_test(only_own_kms_are_served),
 		cmocka_unit_test(full_routes_and_detours),
+		cmocka_unit_test(alternatives_for_when_it_is_away),
 		cmocka_unit_test(no_way_and_no_pad_are_told_apart),
 		cmocka_unit_test(reservation_relay_allocation_in_order),
 		cmocka_unit_test(lost_answers_are_asked_for_again),

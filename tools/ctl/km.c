@@ -110,8 +110,9 @@ static enum status ask_status(struct ctl_client *c, void *arg, struct err *e)
 	if (s == ST_OK)
 		json_array_append_new(
 			arg,
-			json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "km",
-		                  r.km, "controller", r.controller, "registered", r.registered, "keys_supplied",
+			json_pack("{s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+		                  "km", r.km, "controller", r.controller, "registered", r.registered, "remembering",
+		                  r.remembering, "routes_remembered", (json_int_t)r.routes_remembered, "keys_supplied",
 		                  (json_int_t)r.keys_supplied, "keys_fetched", (json_int_t)r.keys_fetched,
 		                  "requests_refused", (json_int_t)r.requests_refused, "blocks_received",
 		                  (json_int_t)r.blocks_received, "blocks_agreed", (json_int_t)r.blocks_agreed,
@@ -129,7 +130,8 @@ int ctl_km_status(int argc, char **argv)
 {
 	static const struct column columns[] = {
 		{ "km", "KM" },           { "controller", "CONTROLLER" },
-		{ "registered", "REG" },  { "keys_supplied", "SUPPLIED" },
+		{ "registered", "REG" },        { "remembering", "REMEMBERS" },
+		{ "keys_supplied", "SUPPLIED" },
 		{ "keys_fetched", "FETCHED" },  { "requests_refused", "REFUSED" },
 		{ "blocks_agreed", "BLOCKS" },  { "blocks_voided", "VOIDED" },
 		{ "relays_sent", "SENT" },      { "relays_received", "ARRIVED" },
@@ -137,7 +139,8 @@ int ctl_km_status(int argc, char **argv)
 	};
 
 	return show(argc, argv,
-	            "Shows what key managers have done since their start: keys supplied and fetched, requests refused, "
+	            "Shows what key managers have done since their start, and whether relays take remembered routes "
+	            "because the controller does not answer: keys supplied and fetched, requests refused, "
 	            "blocks of QKD-keys agreed and voided, relays sent and arrived, bytes of keys given up.",
 	            ask_status, columns);
 }
@@ -207,9 +210,10 @@ static enum status ask_relays(struct ctl_client *c, void *arg, struct err *e)
 
 		memcpy(id.bytes, one->relay, ID_LEN);
 		id_format(&id, text);
-		json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "km", who.km, "relay", text,
-		                                     "source", one->source, "destination", one->destination, "method",
-		                                     one->method, "stage", one->stage, "bytes", (json_int_t)one->len));
+		json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:I}", "km", who.km, "relay",
+		                                     text, "source", one->source, "destination", one->destination,
+		                                     "method", one->method, "stage", one->stage, "remembered",
+		                                     one->remembered, "bytes", (json_int_t)one->len));
 	}
 	xdr_free((xdrproc_t)xdr_mk_status_result, &who);
 	xdr_free((xdrproc_t)xdr_mk_relays_result, &r);
@@ -220,7 +224,8 @@ int ctl_relay_list(int argc, char **argv)
 {
 	static const struct column columns[] = {
 		{ "km", "KM" },         { "relay", "RELAY" }, { "source", "FROM" }, { "destination", "TO" },
-		{ "method", "METHOD" }, { "stage", "STAGE" }, { "bytes", "BYTES" }, { NULL, NULL },
+		{ "method", "METHOD" }, { "stage", "STAGE" }, { "remembered", "REMEMBERED ROUTE" },
+		{ "bytes", "BYTES" },   { NULL, NULL },
 	};
 
 	return show(argc, argv,
