@@ -2,8 +2,9 @@
  * rpcbind.c - registering with the local rpcbind (RFC 1833) and withdrawing from it.
  *
  * rpcbind keeps one address for each program, version and kind of transport, so that the first
- * listener of each address family is registered. What a daemon that was killed left behind is replaced.
- * These calls wait for rpcbind: they are for a daemon's start and end.
+ * listener of each address family is registered. What a daemon that was killed left behind is replaced, and so
+ * is another daemon's address, with a warning; only an address of this endpoint's own is withdrawn.
+ * These calls wait for rpcbind: they are for a daemon's start and end, and for a reload.
  */
 #include "endpoint.h"
 
@@ -24,13 +25,34 @@ static struct listener *first_of(struct rtls_endpoint *ep, sa_family_t family)
 	return l;
 }
 
+static struct netbuf address_of(struct listener *l)
+{
+	return (struct netbuf){ .maxlen = sizeof l->address,
+		                .len = l->address.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+		                                                        : sizeof(struct sockaddr_in),
+		                .buf = &l->address };
+}
+
+/* The universal address that rpcbind has for the program now, if it is not the listener's. The caller frees. */
+static char *address_of_another(const struct program *p, struct listener *l, const struct netconfig *kind)
+{
+	rpcblist *list = rpcb_getmaps(kind, kind->nc_netid[3] == '6' ? "::1" : "127.0.0.1");
+	struct netbuf at = address_of(l);
+	char *ours = taddr2uaddr(kind, &at), *another = NULL;
+
+	for (const rpcblist *i = list; i != NULL && ours != NULL && another == NULL; i = i->rpcb_next)
+		if (i->rpcb_map.r_prog == p->is.number && i->rpcb_map.r_vers == p->is.version &&
+		    strcmp(i->rpcb_map.r_netid, kind->nc_netid) == 0 && strcmp(i->rpcb_map.r_addr, ours) != 0)
+			another = xstrdup(i->rpcb_map.r_addr);
+	xdr_free((xdrproc_t)xdr_rpcblist_ptr, (char *)&list);
+	free(ours);
+	return another;
+}
+
 static enum status set(const struct program *p, struct listener *l, const struct netconfig *kind,
                        struct err *e)
 {
-	struct netbuf at = { .maxlen = sizeof l->address,
-		             .len = l->address.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
-		                                                     : sizeof(struct sockaddr_in),
-		             .buf = &l->address };
+	struct netbuf at = address_of(l);
 
 	rpcb_unset(p->is.number, p->is.version, (struct netconfig *)(uintptr_t)kind);
 	memset(&rpc_createerr, 0, sizeof rpc_createerr);
@@ -53,6 +75,8 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 	struct listener *l = first_of(ep, k->family);
 	struct netconfig *config;
 	enum status s = ST_OK;
+	bool warned = false;
+	char *another;
 
 	if (l == NULL)
 		return ST_OK;
@@ -60,9 +84,18 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 	if (config == NULL)
 		return err_set(e, ST_CONFIGURATION,
 		               "/etc/netconfig has no line for %s: install libtirpc-common", k->netid);
-	for (struct program *p = ep->programs; p != NULL && s == ST_OK; p = p->next)
-		if (p->is.dispatch != NULL)
-			s = set(p, l, config, e);
+	for (struct program *p = ep->programs; p != NULL && s == ST_OK; p = p->next) {
+		if (p->is.dispatch == NULL)
+			continue;
+		another = warned ? NULL : address_of_another(p, l, config);
+		if (another != NULL)
+			log_warning("rpcbind had another address for program 0x%x (%s, %s), which is replaced: where several "
+			            "such daemons run on one host, all but one need rpcbind = \"off\"",
+			            p->is.number, config->nc_netid, another);
+		warned |= another != NULL;
+		free(another);
+		s = set(p, l, config, e);
+	}
 	freenetconfigent(config);
 	return s;
 }
@@ -85,13 +118,20 @@ enum status rtls_register(struct rtls_endpoint *ep, bool required, struct err *e
 
 static void withdraw_kind(struct rtls_endpoint *ep, const struct kind *k)
 {
-	struct netconfig *config = first_of(ep, k->family) != NULL ? getnetconfigent(k->netid) : NULL;
+	struct listener *l = first_of(ep, k->family);
+	struct netconfig *config = l != NULL ? getnetconfigent(k->netid) : NULL;
+	char *another;
 
 	if (config == NULL)
 		return;
-	for (struct program *p = ep->programs; p != NULL; p = p->next)
-		if (p->is.dispatch != NULL)
+	for (struct program *p = ep->programs; p != NULL; p = p->next) {
+		if (p->is.dispatch == NULL)
+			continue;
+		another = address_of_another(p, l, config);
+		if (another == NULL)
 			rpcb_unset(p->is.number, p->is.version, config);
+		free(another);
+	}
 	freenetconfigent(config);
 }
 

@@ -87,7 +87,6 @@ MUST_CHECK enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *
  * watcher's do not. Never from a callback of the endpoint's own. A rtls_reply may still come later. */
 void rtls_endpoint_free(struct rtls_endpoint *ep);
 /* For new connections; c must be of the same identity, else the old ones stay and the log says so. */
-/* For new connections; c must be of the same identity, else the old ones stay and the log says so. */
 void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c);
 
 /* Programs are served to whoever the table allows; context is what rtls_context gives the handlers.
@@ -100,7 +99,7 @@ uint16_t rtls_port(const struct rtls_endpoint *ep); /* of the first listener */
 
 /* Registers every served program with the local rpcbind, at the first listener of each address family
  * (tcp, tcp6), until the endpoint is freed. Waits for rpcbind. required: a failure is an error; else it
- * is logged as a warning. */
+ * is logged as a warning. May be called again, for a rpcbind that has lost what it was told. */
 MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, struct err *e);
 
 /* ---- serving ----------------------------------------------------------------------------------- */
@@ -112,14 +111,14 @@ void *rtls_context(struct svc_req *rq);
 struct rtls_conn *rtls_request_conn(struct svc_req *rq);
 const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the handler returns */
 
-/* A handler that cannot answer yet calls rtls_defer and returns FALSE; exactly one rtls_reply
- * for the token must follow. It sends result (encoded with xdr, then wiped and freed with
- * xdr_free) if the connection still stands, and returns whether it does: a handler of keys
- * learns so that they could not be sent. */
 /* Every foo_1_freeresult that rpcgen leaves to us is `return rtls_freeresult(xprt, xdr, result);`: wipes and
  * frees the result, unless the call was deferred or refused and the result was never filled in. */
 int rtls_freeresult(SVCXPRT *xprt, xdrproc_t xdr, char *result);
 
+/* A handler that cannot answer yet calls rtls_defer and returns FALSE; exactly one rtls_reply
+ * for the token must follow. It sends result (encoded with xdr, then wiped and freed with
+ * xdr_free) if the connection still stands, and returns whether it does: a handler of keys
+ * learns so that they could not be sent. */
 struct rtls_deferred;
 struct rtls_deferred *rtls_defer(struct svc_req *rq);
 bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result);

@@ -122,7 +122,9 @@ static void reload(void *arg)
 	}
 	rtls_set_credentials(m->d.endpoint, m->credentials);
 	rtls_credentials_free(old);
-	log_info("reloaded the credentials");
+	log_info("reloaded the credentials: they are used for new connections");
+	if (m->settings.rpcbind != RPCBIND_OFF && rtls_register(m->d.endpoint, false, &e) != ST_OK)
+		log_error("reload: %s", e.text);
 }
 
 static enum status listen_everywhere(struct main *m, struct err *e)

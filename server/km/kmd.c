@@ -83,6 +83,8 @@ static void reload(void *arg)
 	}
 	rtls_set_credentials(d->endpoint, d->credentials);
 	log_info("reloaded the credentials: they are used for new connections");
+	if (d->conf.rpcbind != RPCBIND_OFF && rtls_register(d->endpoint, false, &e) != ST_OK)
+		log_error("reload: %s", e.text);
 }
 
 static struct rtls_peer *keep_peer(struct kmd *d, const char *role, const struct km_conf_peer *p, uint32_t program)

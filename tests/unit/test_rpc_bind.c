@@ -86,6 +86,26 @@ static void what_was_left_behind_is_replaced(void **state)
 	assert_false(is_registered());
 }
 
+static void another_s_registration_is_left_alone(void **state)
+{
+	struct both b, later;
+	struct err e;
+
+	(void)state;
+	if (rpcbind <= 0)
+		skip();
+	both_start(&b, NULL);
+	both_start(&later, NULL);
+	assert_int_equal(rtls_register(b.bob.ep, true, &e), ST_OK);
+	assert_int_equal(rtls_register(later.bob.ep, true, &e), ST_OK);
+	both_stop(&b);
+	assert_true(is_registered());
+	assert_int_equal(rtls_register(later.bob.ep, true, &e), ST_OK); /* again: as after a restart of rpcbind */
+	assert_true(is_registered());
+	both_stop(&later);
+	assert_false(is_registered());
+}
+
 static void without_rpcbind_only_required_fails(void **state)
 {
 	struct both b;
@@ -109,6 +129,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_peer_is_found_through_rpcbind),
 		cmocka_unit_test(what_was_left_behind_is_replaced),
+		cmocka_unit_test(another_s_registration_is_left_alone),
 		cmocka_unit_test(without_rpcbind_only_required_fails),
 	};
 
