@@ -97,6 +97,11 @@ class Procedures(Case):
                          {("KM1", "KM3"), ("KM3", "KM1")})
         self.assertEqual(next(p["assigned"] for p in pools if p["kind"] == "KSA" and p["source"] == "KM1"), 32)
         self.assertIsInstance(ask("relay", "list"), list)
+        run("qkdn-lab", "stop", self.lab.folder, "KM1/kmd")
+        without = run("qkdnctl", "km", "status", "--lab", self.lab.folder, "--json", check=False)
+        self.assertEqual(without.returncode, 2)
+        self.assertIn("connecting to km/KM1", without.stderr)
+        self.assertEqual([s["km"] for s in json.loads(without.stdout)], ["KM2", "KM3"])
 
 
 if __name__ == "__main__":

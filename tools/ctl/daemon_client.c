@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "address.h"
+#include "command.h"
 #include "conf.h"
 #include "mc.h"
 #include "mk.h"
@@ -190,16 +191,18 @@ static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kin
 	return s;
 }
 
-static enum status connect_nth(struct ctl_client *c, const struct ctl_kind *kind, const struct ctl_where *where,
-                               size_t n, struct err *e)
+static enum status find_place(struct place *p, const struct ctl_kind *kind, const struct ctl_where *where, size_t n,
+                              struct err *e)
 {
-	struct place p = { .name = NULL };
-	enum status s = where->lab != NULL ? place_in_lab(&p, kind, where, n, e) : place_in_environment(&p, kind, e);
+	return where->lab != NULL ? place_in_lab(p, kind, where, n, e) : place_in_environment(p, kind, e);
+}
+
+static enum status connect_to(struct ctl_client *c, const struct ctl_kind *kind, const struct place *p, struct err *e)
+{
+	enum status s;
 
 	memset(c, 0, sizeof *c);
-	if (s == ST_OK)
-		s = open_channel(c, kind, &p, e);
-	place_free(&p);
+	s = open_channel(c, kind, p, e);
 	if (s != ST_OK)
 		return s;
 	rtls_channel_name_program(c->channel, kind->rpc);
@@ -210,28 +213,51 @@ static enum status connect_nth(struct ctl_client *c, const struct ctl_kind *kind
 enum status ctl_connect(struct ctl_client *c, const struct ctl_kind *kind, const struct ctl_where *where,
                         struct err *e)
 {
-	return connect_nth(c, kind, where, 0, e);
+	struct place p = { .name = NULL };
+	enum status s = find_place(&p, kind, where, 0, e);
+
+	if (s == ST_OK)
+		s = connect_to(c, kind, &p, e);
+	place_free(&p);
+	return s;
 }
 
-enum status ctl_each(const struct ctl_kind *kind, const struct ctl_where *where, ctl_ask ask, void *arg,
-                     struct err *e)
+static enum status ask_at(const struct ctl_kind *kind, const struct place *p, ctl_ask ask, void *arg, struct err *e)
 {
-	enum status s = ST_OK;
+	struct ctl_client c;
+	enum status s = connect_to(&c, kind, p, e);
 
-	for (size_t n = 0; s == ST_OK; n++) {
-		struct ctl_client c;
+	if (s != ST_OK)
+		return s;
+	s = ask(&c, arg, e);
+	ctl_disconnect(&c);
+	return s;
+}
 
-		s = connect_nth(&c, kind, where, n, e);
-		if (s == ST_NOT_FOUND && n > 0)
-			return ST_OK; /* the last one was asked */
-		if (s != ST_OK)
-			return s;
-		s = ask(&c, arg, e);
-		ctl_disconnect(&c);
-		if (where->lab == NULL)
+int ctl_each(const struct ctl_kind *kind, const struct ctl_where *where, ctl_ask ask, void *arg)
+{
+	int exit_status = 0;
+
+	for (size_t n = 0; n == 0 || where->lab != NULL; n++) {
+		struct place p = { .name = NULL };
+		struct err e;
+		enum status s = find_place(&p, kind, where, n, &e);
+		bool found = s == ST_OK;
+
+		if (s == ST_OK)
+			s = ask_at(kind, &p, ask, arg, &e);
+		place_free(&p);
+		if (!found && n > 0)
+			break; /* the last one was asked */
+		if (s != ST_OK) {
+			int failed = command_fail(&e);
+
+			exit_status = exit_status == 0 ? failed : exit_status;
+		}
+		if (!found)
 			break;
 	}
-	return s;
+	return exit_status;
 }
 
 void ctl_disconnect(struct ctl_client *c)

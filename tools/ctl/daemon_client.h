@@ -35,10 +35,9 @@ MUST_CHECK enum status ctl_connect(struct ctl_client *c, const struct ctl_kind *
 void ctl_disconnect(struct ctl_client *c);
 
 /* Asks one after another: in a lab every daemon of that kind, but for --node; else the one of the
- * environment. Ends with the first failure. */
+ * environment. Tells of each that fails, goes on to the others, and returns the exit status of the first that did. */
 typedef enum status (*ctl_ask)(struct ctl_client *c, void *arg, struct err *e);
-MUST_CHECK enum status ctl_each(const struct ctl_kind *kind, const struct ctl_where *where, ctl_ask ask, void *arg,
-                                struct err *e);
+MUST_CHECK int ctl_each(const struct ctl_kind *kind, const struct ctl_where *where, ctl_ask ask, void *arg);
 
 /* What became of a call: what the transport says, or else the outcome. */
 MUST_CHECK enum status ctl_answer(struct ctl_client *c, enum clnt_stat stat, const qkdn_outcome *outcome,

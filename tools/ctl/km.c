@@ -76,25 +76,24 @@ static void print_table(const json_t *rows, const struct column *columns)
 	}
 }
 
-/* Asks all that are to be asked, and shows what came. */
+/* Asks all that are to be asked, and shows what came, though some may have failed. */
 static int show(int argc, char **argv, const char *description, ctl_ask ask, const struct column *columns)
 {
 	const struct argp parser = { NULL, parse_option, NULL, description, children, NULL, NULL };
 	struct ctl_where where = { .lab = NULL };
 	json_t *rows = json_array();
-	struct err e;
-	enum status s;
+	int exit_status;
 
 	argp_parse(&parser, argc, argv, 0, NULL, &where);
-	s = ctl_each(&ctl_km, &where, ask, rows, &e);
-	if (s == ST_OK && where.json) {
+	exit_status = ctl_each(&ctl_km, &where, ask, rows);
+	if (where.json) {
 		json_dumpf(rows, stdout, JSON_INDENT(2));
 		putchar('\n');
-	} else if (s == ST_OK) {
+	} else if (exit_status == 0 || json_array_size(rows) > 0) {
 		print_table(rows, columns);
 	}
 	json_decref(rows);
-	return s == ST_OK ? 0 : command_fail(&e);
+	return exit_status;
 }
 
 /* ---- km status --------------------------------------------------------------------------------------------- */

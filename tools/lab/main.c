@@ -18,6 +18,7 @@ enum { KEYS_S = 60, WORDS = 3 };
 struct words {
 	const char *word[WORDS];
 	unsigned count, least, most;
+	const char *wanted; /* "FILE DIR" */
 	bool netns, json, kill;
 	unsigned wait_s;
 };
@@ -56,7 +57,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (w->count < w->least)
-			argp_error(state, "too few arguments");
+			argp_error(state, "give %s", w->wanted);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -70,6 +71,7 @@ static void parse_words(struct words *w, unsigned least, unsigned most, const st
 
 	w->least = least;
 	w->most = most;
+	w->wanted = args;
 	argp_parse(&argp, argc, argv, 0, NULL, w);
 }
 
