@@ -86,8 +86,10 @@ enum status file_read_secret(const char *path, size_t max, struct secret *s, str
 	return status;
 }
 
-static bool write_all(int fd, const uint8_t *p, size_t len)
+bool file_write_all(int fd, const void *bytes, size_t len)
 {
+	const uint8_t *p = bytes;
+
 	while (len > 0) {
 		ssize_t n = write(fd, p, len);
 
@@ -147,7 +149,7 @@ enum status file_write(const char *path, const void *bytes, size_t len, unsigned
 
 	unlink(fresh);
 	fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
-	ok = fd >= 0 && write_all(fd, bytes, len) && fsync(fd) == 0;
+	ok = fd >= 0 && file_write_all(fd, bytes, len) && fsync(fd) == 0;
 	if (fd >= 0 && close(fd) != 0)
 		ok = false;
 	if (!ok || rename(fresh, path) != 0 || !sync_folder_of(path)) {

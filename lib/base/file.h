@@ -13,6 +13,9 @@ MUST_CHECK enum status file_check_private(const char *path, struct err *e);
 MUST_CHECK enum status file_read(const char *path, size_t max, char **text, size_t *len, struct err *e);
 MUST_CHECK enum status file_read_secret(const char *path, size_t max, struct secret *s, struct err *e);
 
+/* All of it, however often write has to be called. false: errno says why. */
+MUST_CHECK bool file_write_all(int fd, const void *bytes, size_t len);
+
 /* Renames from over to and syncs the folder. */
 MUST_CHECK enum status file_rename(const char *from, const char *to, struct err *e);
 

@@ -86,19 +86,6 @@ bool_t ck_register_1_svc(ck_register_args *args, ck_register_result *result, str
 	return TRUE;
 }
 
-static bool read_link(struct route_link *to, const ck_link_state *from)
-{
-	to->state = (struct route_state){
-		.up = from->up,
-		.stock = from->stock,
-		.generation_rate = from->generation_rate,
-		.consumption_rate = from->consumption_rate,
-		.qber_ppm = from->qber_ppm,
-		.reported_at = from->reported_at,
-	};
-	return controllerd_copy_name(to->name, from->link) && controllerd_copy_name(to->peer, from->peer);
-}
-
 static enum status take_links(struct controllerd *d, const ck_link_status_args *args)
 {
 	size_t count = args->links.links_len;
@@ -106,7 +93,7 @@ static enum status take_links(struct controllerd *d, const ck_link_status_args *
 	enum status s = ST_OK;
 
 	for (size_t i = 0; i < count; i++)
-		if (!read_link(&links[i], &args->links.links_val[i]))
+		if (!controllerd_read_link(&links[i], &args->links.links_val[i]))
 			s = ST_BAD_REQUEST;
 	if (s == ST_OK)
 		s = controller_link_status(d->core, args->km, links, count);

@@ -28,9 +28,9 @@ int qkdn_cx_1_freeresult(SVCXPRT *xprt, xdrproc_t xdr, caddr_t result)
 
 /* ---- records on the wire ----------------------------------------------------------------------- */
 
-static void write_link(cx_link *to, const struct route_link *from)
+static void write_link(qkdn_link_state *to, const struct route_link *from)
 {
-	*to = (cx_link){
+	*to = (qkdn_link_state){
 		.link = xstrdup(from->name),
 		.peer = xstrdup(from->peer),
 		.up = from->state.up,
@@ -42,19 +42,6 @@ static void write_link(cx_link *to, const struct route_link *from)
 	};
 }
 
-static bool read_link(struct route_link *to, const cx_link *from)
-{
-	to->state = (struct route_state){
-		.up = from->up,
-		.stock = from->stock,
-		.generation_rate = from->generation_rate,
-		.consumption_rate = from->consumption_rate,
-		.qber_ppm = from->qber_ppm,
-		.reported_at = from->reported_at,
-	};
-	return controllerd_copy_name(to->name, from->link) && controllerd_copy_name(to->peer, from->peer);
-}
-
 static void write_record(cx_record *to, const struct ls_record *from)
 {
 	to->km = xstrdup(from->km);
@@ -62,7 +49,7 @@ static void write_record(cx_record *to, const struct ls_record *from)
 	to->sequence = from->sequence;
 	to->age = from->age;
 	to->links.links_len = (u_int)from->count;
-	to->links.links_val = xcalloc(from->count, sizeof(cx_link));
+	to->links.links_val = xcalloc(from->count, sizeof(qkdn_link_state));
 	for (size_t i = 0; i < from->count; i++)
 		write_link(&to->links.links_val[i], &from->links[i]);
 }
@@ -86,7 +73,7 @@ static bool read_record(struct ls_record *to, const cx_record *from)
 	to->count = from->links.links_len;
 	to->links = xcalloc(to->count, sizeof *to->links);
 	for (size_t i = 0; i < to->count; i++)
-		good = read_link(&to->links[i], &from->links.links_val[i]) && good;
+		good = controllerd_read_link(&to->links[i], &from->links.links_val[i]) && good;
 	return good;
 }
 

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common.h"
+
 struct unreachable {
 	rtls_done done;
 	void *arg;
@@ -59,4 +61,17 @@ void controllerd_conn_changed(struct rtls_conn *conn, bool up, void *arg)
 		controller_neighbour_down(d->core, who->name);
 	else if (strcmp(who->role, "km") == 0 && gone)
 		controller_km_lost(d->core, who->name);
+}
+
+bool controllerd_read_link(struct route_link *to, const struct qkdn_link_state *from)
+{
+	to->state = (struct route_state){
+		.up = from->up,
+		.stock = from->stock,
+		.generation_rate = from->generation_rate,
+		.consumption_rate = from->consumption_rate,
+		.qber_ppm = from->qber_ppm,
+		.reported_at = from->reported_at,
+	};
+	return controllerd_copy_name(to->name, from->link) && controllerd_copy_name(to->peer, from->peer);
 }

@@ -27,8 +27,10 @@ bool controllerd_caller_is(struct svc_req *rq, const char *role, const char *nam
 /* For rtls_watch_conns, with the struct controllerd: tells the core who comes and goes. */
 void controllerd_conn_changed(struct rtls_conn *conn, bool up, void *controllerd);
 
-/* Names from the wire. */
-bool controllerd_copy_name(char to[NAME_MAX_LEN + 1], const char *name); /* false: not a valid name */
+/* Names and links from the wire; false: not a valid name. */
+bool controllerd_copy_name(char to[NAME_MAX_LEN + 1], const char *name);
+struct qkdn_link_state;
+bool controllerd_read_link(struct route_link *to, const struct qkdn_link_state *from);
 
 /* ---- controller_ck.c: Ck, with KMs ---- */
 

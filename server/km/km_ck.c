@@ -132,14 +132,14 @@ static void link_status_args(const void *message, void *args, void **room)
 {
 	const struct km_ck_link_status *m = message;
 	ck_link_status_args *a = args;
-	ck_link_state *links = xcalloc(m->count, sizeof *links);
+	qkdn_link_state *links = xcalloc(m->count, sizeof *links);
 
 	wire_id(&m->trace, a->header.trace);
 	a->km = (char *)m->km;
 	a->links.links_len = m->count;
 	a->links.links_val = *room = links;
 	for (uint32_t i = 0; i < m->count; i++)
-		links[i] = (ck_link_state){ .link = (char *)m->links[i].link,
+		links[i] = (qkdn_link_state){ .link = (char *)m->links[i].link,
 			                    .peer = (char *)m->links[i].peer,
 			                    .up = m->links[i].up,
 			                    .stock = m->links[i].stock,

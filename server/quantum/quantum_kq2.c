@@ -118,28 +118,27 @@ static bool is_ours(struct device *d, const char *link, qkdn_outcome *outcome)
 	return ours;
 }
 
-bool_t kq2_start_1_svc(kq2_link_args *args, kq2_result *result, struct svc_req *rq)
+static bool_t carry_out(kq2_link_args *args, kq2_result *result, struct svc_req *rq,
+                        void (*command)(struct qkd_module *module), const char *done)
 {
 	struct device *d = rtls_context(rq);
 
 	memset(result, 0, sizeof *result);
 	if (is_ours(d, args->link, &result->outcome)) {
-		log_info("module %s: started", d->is.name);
-		qkd_module_start(d->module);
+		log_info("module %s: %s", d->is.name, done);
+		command(d->module);
 	}
 	return TRUE;
 }
 
+bool_t kq2_start_1_svc(kq2_link_args *args, kq2_result *result, struct svc_req *rq)
+{
+	return carry_out(args, result, rq, qkd_module_start, "started");
+}
+
 bool_t kq2_stop_1_svc(kq2_link_args *args, kq2_result *result, struct svc_req *rq)
 {
-	struct device *d = rtls_context(rq);
-
-	memset(result, 0, sizeof *result);
-	if (is_ours(d, args->link, &result->outcome)) {
-		log_info("module %s: stopped", d->is.name);
-		qkd_module_stop(d->module);
-	}
-	return TRUE;
+	return carry_out(args, result, rq, qkd_module_stop, "stopped");
 }
 
 bool_t kq2_status_1_svc(kq2_link_args *args, kq2_status_result *result, struct svc_req *rq)

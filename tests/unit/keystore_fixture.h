@@ -300,4 +300,51 @@ FIXTURE enum status create(struct store *x, int pool)
 	return op_simple(x, (struct op){.kind = OP_CREATE, .pool = pool_id(pool)});
 }
 
+/* ---- for cmocka_unit_test_setup_teardown ------------------------------------------------------- */
+
+FIXTURE int lmdb_set_up(void **state)
+{
+	struct store *x = xcalloc(1, sizeof *x);
+
+	store_make(x, KS_LMDB);
+	*state = x;
+	return 0;
+}
+
+FIXTURE int memory_set_up(void **state)
+{
+	struct store *x = xcalloc(1, sizeof *x);
+
+	store_make(x, KS_MEMORY);
+	*state = x;
+	return 0;
+}
+
+FIXTURE int store_tear_down(void **state)
+{
+	store_unmake(*state);
+	free(*state);
+	return 0;
+}
+
+/* A pool with len bytes ready. */
+FIXTURE void fill(struct store *x, int pool, size_t len)
+{
+	assert_int_equal(create(x, pool), ST_OK);
+	assert_int_equal(append(x, pool, 0, len), ST_OK);
+	assert_int_equal(settle(x, pool, len), ST_OK);
+}
+
+/* The store does not open, and the text says because. */
+FIXTURE void refused(struct store *x, const char *because)
+{
+	struct err e = {ST_OK, ""};
+
+	assert_int_not_equal(store_try_open(x, &e), ST_OK);
+	if (strstr(e.text, because) == NULL)
+		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
+	assert_non_null(strstr(e.text, because));
+	x->ks = NULL;
+}
+
 #endif

@@ -290,12 +290,12 @@ static void register_as(struct scene *s, struct fake_km *km, const char *name)
 
 static void report(struct scene *s, struct fake_km *km, const char *const *links, size_t count)
 {
-	ck_link_state states[4];
+	qkdn_link_state states[4];
 	ck_link_status_args args = { .km = (char *)km->name,
 		                     .links = { .links_len = (u_int)count, .links_val = states } };
 
 	for (size_t i = 0; i < count; i++)
-		states[i] = (ck_link_state){ .link = (char *)links[2 * i], .peer = (char *)links[2 * i + 1], .up = TRUE,
+		states[i] = (qkdn_link_state){ .link = (char *)links[2 * i], .peer = (char *)links[2 * i + 1], .up = TRUE,
 			                     .stock = 1 << 21, .generation_rate = 100000 };
 	ask(s, km, CK_LINK_STATUS, (xdrproc_t)xdr_ck_link_status_args, &args, (xdrproc_t)xdr_ck_result,
 	    sizeof(ck_result), plain_done);

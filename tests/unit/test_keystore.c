@@ -1,39 +1,6 @@
 /* test_keystore.c - what keystore.h promises, on both backends. */
 #include "keystore_fixture.h"
 
-static int set_up_lmdb(void **state)
-{
-	struct store *x = xcalloc(1, sizeof *x);
-
-	store_make(x, KS_LMDB);
-	*state = x;
-	return 0;
-}
-
-static int set_up_memory(void **state)
-{
-	struct store *x = xcalloc(1, sizeof *x);
-
-	store_make(x, KS_MEMORY);
-	*state = x;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	store_unmake(*state);
-	free(*state);
-	return 0;
-}
-
-/* A pool with len bytes ready. */
-static void fill(struct store *x, int pool, size_t len)
-{
-	assert_int_equal(create(x, pool), ST_OK);
-	assert_int_equal(append(x, pool, 0, len), ST_OK);
-	assert_int_equal(settle(x, pool, len), ST_OK);
-}
-
 static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t granule, uint64_t at,
 		    size_t len)
 {
@@ -457,9 +424,9 @@ static void key_ids_invert(void **state)
 }
 
 #define BOTH(f)                                                                                              \
-	{"lmdb: " #f, f, set_up_lmdb, tear_down, NULL},                                                      \
+	{"lmdb: " #f, f, lmdb_set_up, store_tear_down, NULL},                                                      \
 	{                                                                                                    \
-		"memory: " #f, f, set_up_memory, tear_down, NULL                                             \
+		"memory: " #f, f, memory_set_up, store_tear_down, NULL                                             \
 	}
 
 int main(void)

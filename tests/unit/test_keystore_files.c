@@ -12,29 +12,6 @@
 #include "chunk.h"
 #include "keyring.h"
 
-static int set_up(void **state)
-{
-	struct store *x = xcalloc(1, sizeof *x);
-
-	store_make(x, KS_LMDB);
-	*state = x;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	store_unmake(*state);
-	free(*state);
-	return 0;
-}
-
-static void fill(struct store *x, int pool, size_t len)
-{
-	assert_int_equal(create(x, pool), ST_OK);
-	assert_int_equal(append(x, pool, 0, len), ST_OK);
-	assert_int_equal(settle(x, pool, len), ST_OK);
-}
-
 static enum status take(struct store *x, int pool, size_t len)
 {
 	struct op o = {.kind = OP_TAKE, .pool = pool_id(pool), .min = len, .max = len, .granule = 1};
@@ -49,17 +26,6 @@ static enum status take(struct store *x, int pool, size_t len)
 static char *joined(const struct store *x, const char *name)
 {
 	return xasprintf("%s/%s", x->store, name);
-}
-
-static void refused(struct store *x, const char *because)
-{
-	struct err e = {ST_OK, ""};
-
-	assert_int_not_equal(store_try_open(x, &e), ST_OK);
-	if (strstr(e.text, because) == NULL)
-		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
-	assert_non_null(strstr(e.text, because));
-	x->ks = NULL;
 }
 
 static void copy_file(const char *from, const char *to)
@@ -564,7 +530,7 @@ static void what_void_below_gave_up_is_erased_too(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, lmdb_set_up, store_tear_down)
 	const struct CMUnitTest tests[] = {
 	    TEST(loose_modes_are_refused),
 	    TEST(a_store_has_one_owner),

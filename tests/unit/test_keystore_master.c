@@ -67,22 +67,15 @@ STOPPABLE(unlink, (const char *path), (path))
 
 static int set_up(void **state)
 {
-	struct store *x = xcalloc(1, sizeof *x);
-
-	store_make(x, KS_LMDB);
-	assert_int_equal(create(x, 1), ST_OK);
-	assert_int_equal(append(x, 1, 0, 40000), ST_OK);
-	assert_int_equal(settle(x, 1, 40000), ST_OK);
-	*state = x;
+	lmdb_set_up(state);
+	fill(*state, 1, 40000);
 	return 0;
 }
 
 static int tear_down(void **state)
 {
 	calls_left = -1;
-	store_unmake(*state);
-	free(*state);
-	return 0;
+	return store_tear_down(state);
 }
 
 static const char *next_of(const struct store *x)
@@ -154,17 +147,6 @@ static void keys_are_there(struct store *x)
 	assert_int_equal(op_run(x, &o), ST_OK);
 	assert_true(is_pattern(&o.out, o.number));
 	secret_free(&o.out);
-}
-
-static void refused(struct store *x, const char *because)
-{
-	struct err e = {ST_OK, ""};
-
-	assert_int_not_equal(store_try_open(x, &e), ST_OK);
-	if (strstr(e.text, because) == NULL)
-		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
-	assert_non_null(strstr(e.text, because));
-	x->ks = NULL;
 }
 
 /* ---- the tests ---------------------------------------------------------------------------------------- */

@@ -400,15 +400,23 @@ static void fault_at_bob(struct rig *r, enum fault_kind kind, uint64_t every, ui
 	qkd_link_set_faults(r->link, &f, 1);
 }
 
-static void a_missing_block_is_missing_at_one_end(void **state)
+/* Two seconds with a fault of bob's module. */
+static struct rig *rig_with_fault(enum fault_kind kind, uint64_t every, uint64_t count)
 {
 	struct rig *r = rig_new(LINK_RATE_FIXED, MODULE_PUSH);
 
-	(void)state;
-	fault_at_bob(r, FAULT_MISSING, 10, 3);
+	fault_at_bob(r, kind, every, count);
 	rig_up(r, 0);
 	rig_up(r, 1);
 	world_run(r->world, 2 * NS_PER_S);
+	return r;
+}
+
+static void a_missing_block_is_missing_at_one_end(void **state)
+{
+	struct rig *r = rig_with_fault(FAULT_MISSING, 10, 3);
+
+	(void)state;
 	assert_int_equal(r->kms[1].next, 9);
 	assert_false(r->kms[1].have[9] || r->kms[1].have[19] || r->kms[1].have[29]);
 	assert_true(r->kms[1].have[39] && r->kms[0].have[9]);
@@ -418,13 +426,9 @@ static void a_missing_block_is_missing_at_one_end(void **state)
 
 static void a_repeated_block_comes_twice(void **state)
 {
-	struct rig *r = rig_new(LINK_RATE_FIXED, MODULE_PUSH);
+	struct rig *r = rig_with_fault(FAULT_REPEATED, 10, 3);
 
 	(void)state;
-	fault_at_bob(r, FAULT_REPEATED, 10, 3);
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 2 * NS_PER_S);
 	assert_int_equal(r->kms[1].repeats, 3);
 	assert_int_equal(r->kms[0].repeats, 0);
 	assert_in_range(equal_blocks(r), 195, 201);
@@ -433,14 +437,10 @@ static void a_repeated_block_comes_twice(void **state)
 
 static void a_late_block_comes_after_later_ones(void **state)
 {
-	struct rig *r = rig_new(LINK_RATE_FIXED, MODULE_PUSH);
+	struct rig *r = rig_with_fault(FAULT_LATE, 10, 1);
 	unsigned at = 0;
 
 	(void)state;
-	fault_at_bob(r, FAULT_LATE, 10, 1);
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 2 * NS_PER_S);
 	while (at < ROOM && r->kms[1].order[at] != 9)
 		at++;
 	assert_in_range(at, 12, 15); /* 50 ms late at 100 blocks a second */
@@ -450,14 +450,10 @@ static void a_late_block_comes_after_later_ones(void **state)
 
 static void a_differing_block_differs_in_one_bit(void **state)
 {
-	struct rig *r = rig_new(LINK_RATE_FIXED, MODULE_PUSH);
+	struct rig *r = rig_with_fault(FAULT_DIFFERING, 10, 1);
 	unsigned bits = 0;
 
 	(void)state;
-	fault_at_bob(r, FAULT_DIFFERING, 10, 1);
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, NS_PER_S);
 	for (unsigned i = 0; i < BLOCK; i++)
 		bits += (unsigned)__builtin_popcount(r->kms[0].bytes[9][i] ^ r->kms[1].bytes[9][i]);
 	assert_int_equal(bits, 1);

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file.h"
+
 /* So that the new folder's own name survives a power cut. */
 static bool sync_parent(const char *folder)
 {
@@ -63,21 +65,6 @@ enum status key_files_check(int folder_fd, const char *folder, const struct qkdn
 	return ST_OK;
 }
 
-static bool write_all(int fd, const uint8_t *p, size_t len)
-{
-	while (len > 0) {
-		ssize_t n = write(fd, p, len);
-
-		if (n < 0 && errno != EINTR)
-			return false;
-		if (n > 0) {
-			p += n;
-			len -= (size_t)n;
-		}
-	}
-	return true;
-}
-
 static bool write_one(int folder_fd, const char *name, const uint8_t *bytes, size_t len)
 {
 	int fd = openat(folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -85,7 +72,7 @@ static bool write_one(int folder_fd, const char *name, const uint8_t *bytes, siz
 
 	if (fd < 0)
 		return false;
-	if (write_all(fd, bytes, len) && fsync(fd) == 0) {
+	if (file_write_all(fd, bytes, len) && fsync(fd) == 0) {
 		if (close(fd) == 0)
 			return true;
 		fd = -1;
