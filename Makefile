@@ -1,7 +1,7 @@
 # qkdn - one Makefile, explicit lists, everything under $(BUILD).
 #
 #   make              every program and library, into build/bin and build/lib
-#   make check        every test        make demo     two nodes and a key
+#   make check        every test        make demo     three nodes and a key
 #   make install      DESTDIR=… prefix=…
 #   make SANITIZE=address,undefined BUILD=build/asan check-unit
 #   make V=1          shows the commands
@@ -307,7 +307,9 @@ sbindir  ?= $(prefix)/sbin
 mandir   ?= $(prefix)/share/man
 datadir  ?= $(prefix)/share
 unitdir  ?= $(prefix)/lib/systemd/system
+completiondir ?= $(datadir)/bash-completion/completions
 USER_PROGRAMS := qkdn-keyreq
+COMMAND_LINES := qkdn-keyreq qkdnctl qkdn-lab qkdn-pki
 INSTALL := install
 UNITS_SYSTEMD := $(patsubst packaging/%.in,$(BUILD)/packaging/%,$(wildcard packaging/*.service.in))
 
@@ -318,7 +320,7 @@ $(BUILD)/packaging/%.service: packaging/%.service.in packaging/hardening.conf FO
 
 install: all $(UNITS_SYSTEMD)
 	$(Q)$(INSTALL) -d $(addprefix $(DESTDIR),$(bindir) $(sbindir) $(libdir)/pkgconfig $(includedir) $(unitdir) \
-		$(datadir)/qkdn/idl $(datadir)/doc/qkdn/examples $(prefix)/lib/sysusers.d $(prefix)/lib/tmpfiles.d)
+		$(completiondir) $(datadir)/qkdn/idl $(datadir)/doc/qkdn/examples $(prefix)/lib/sysusers.d $(prefix)/lib/tmpfiles.d)
 	$(Q)$(INSTALL) $(addprefix $(BUILD)/bin/,$(USER_PROGRAMS)) $(DESTDIR)$(bindir)
 	$(Q)$(INSTALL) $(addprefix $(BUILD)/bin/,$(filter-out $(USER_PROGRAMS),$(PROGRAMS))) $(DESTDIR)$(sbindir)
 	$(Q)$(INSTALL) $(LIBQKDN_SHARED) $(DESTDIR)$(libdir)
@@ -330,6 +332,8 @@ install: all $(UNITS_SYSTEMD)
 	$(Q)$(INSTALL) -m 644 $(wildcard idl/*.x) $(DESTDIR)$(datadir)/qkdn/idl
 	$(Q)$(INSTALL) -m 644 idl/qkdn.rpc $(DESTDIR)$(datadir)/qkdn
 	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) $(DESTDIR)$(datadir)/doc/qkdn/examples
+	$(Q)for p in $(COMMAND_LINES); do $(INSTALL) -m 644 completions/qkdn.bash \
+		$(DESTDIR)$(completiondir)/$$p || exit 1; done
 	$(Q)for s in 1 3 5 7 8; do $(INSTALL) -d $(DESTDIR)$(mandir)/man$$s && \
 		$(INSTALL) -m 644 man/*.$$s $(DESTDIR)$(mandir)/man$$s || exit 1; done
 	$(Q)$(INSTALL) -m 644 $(UNITS_SYSTEMD) $(DESTDIR)$(unitdir)

@@ -70,6 +70,8 @@ void daemon_parse(int argc, char **argv, const struct daemon_about *about, struc
 	argp_program_version_hook = print_version;
 	argp_err_exit_status = EXIT_FAILURE;
 	log_open(about->program, LOG_LEVEL_INFO);
+	if (argc > 0)
+		argv[0] = (char *)(uintptr_t)about->program; /* whom getopt's complaints name */
 	argp_parse(&argp, argc, argv, 0, NULL, o);
 	if (o->verbose)
 		log_open(about->program, LOG_LEVEL_DEBUG);

@@ -230,7 +230,7 @@ static void stop(struct kmd *d)
 
 int main(int argc, char **argv)
 {
-	static const struct daemon_about about = { "qkdn-kmd", "key manager of a QKD node (ITU-T Q.4160)" };
+	static const struct daemon_about about = { "qkdn-kmd", "Manages the keys of a QKD node (ITU-T Q.4160)." };
 	struct daemon_options options;
 	struct kmd d = { .env = NULL };
 	struct err e = { ST_OK, "" };

@@ -43,6 +43,7 @@ class Install(Case):
         return self.path("root", "opt", "qkdn", *parts)
 
     def test_a_network_from_the_installed_files(self):
+        self.assertTrue(os.path.exists(self.at("share/bash-completion/completions/qkdnctl")))
         lab = self.path("lab")
         self.call(self.at("sbin/qkdn-lab"), "up", self.at("share/doc/qkdn/examples/two-nodes.conf"), lab)
         self.addCleanup(self.call, self.at("sbin/qkdn-lab"), "down", lab)
