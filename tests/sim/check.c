@@ -168,7 +168,8 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 	case KM_LINK_SYNC:
 		l = sim_link_by_name(s, sync->link);
 		for (uint32_t i = 0; i < sync->count; i++)
-			check_auth(l, 0, sync->auth_offset + i * 32u, sync->first + i, sync->have[i] ? sync->tags[i] : NULL);
+			if (sync->have[i] == KM_BLOCK_TAGGED)
+				check_auth(l, 0, sync->auth_offsets[i], sync->first + i, sync->tags[i]);
 		break;
 	case KM_ASSIGN:
 		check_assign(s, from, message);
