@@ -263,14 +263,17 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
-SIM := applications check control copy modules net node schedule sim
-SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o)
+SIM := applications check control copy modules net node schedule sim store
+SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
+	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
+$(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller
+SIM_WRAP := -Wl,--wrap=ks_submit,--wrap=kv_memory_new,--wrap=keyring_new
 $(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(BUILD)/tests/sim/test_relay_scenarios.o: CPPFLAGS += -Iserver/km -Itests/sim
 $(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit -o $@ $^ $(LIBS)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/sim/test_relay_scenarios: $(BUILD)/tests/sim/test_relay_scenarios.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit -o $@ $^ -lcmocka $(LIBS)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad

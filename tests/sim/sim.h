@@ -25,7 +25,8 @@ struct sim_faults {
 	unsigned drop, drop_answer, late, duplicate, slow;
 	unsigned forge, replay, wrong_hop; /* of relays */
 	unsigned missing, repeated, late_block, differing; /* of blocks, at one end */
-	unsigned control_silent, control_stale, control_no_route; /* of the controller's answers */
+	unsigned storage; /* of a store's transactions */
+	unsigned control_silent, control_stale, control_no_route; /* of the controllers' answers */
 };
 
 struct sim_options {
@@ -68,8 +69,14 @@ bool sim_node_is_up(const struct node *n);
 void sim_kill(struct node *n);
 void sim_start(struct node *n);
 struct km *sim_core(struct node *n);
-void sim_kill_controller(struct sim *s);
-void sim_start_controller(struct sim *s);
+/* A copy of what its store holds, and such a copy in the place of it: the node is killed, and started again where it
+ * was up. The copy is used up. */
+struct kv *sim_store_copy(struct node *n);
+void sim_store_put_back(struct node *n, struct kv *copy);
+/* Of a node in distributed operation, which is taken modulo their number; SIM_ALL: every controller. */
+enum { SIM_ALL = UINT32_MAX };
+void sim_kill_controller(struct sim *s, unsigned which);
+void sim_start_controller(struct sim *s, unsigned which);
 /* Cuts the connection of two KMs until the time is over; UINT64_MAX: until sim_settle. */
 void sim_cut(struct sim *s, unsigned a, unsigned b, uint64_t ns);
 /* The QKD link between neighbours: the modules make no blocks while it is down. */
@@ -97,7 +104,7 @@ struct sim_stats {
 	uint64_t answered[32]; /* key requests, by status */
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
 	uint64_t relays, relay_bytes;
-	uint64_t forged_accepted;
+	uint64_t forged_accepted, storage_failures;
 };
 void sim_stats(struct sim *s, struct sim_stats *stats);
 void sim_print_stats(struct sim *s);
