@@ -264,15 +264,16 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios store_scenarios)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller
 SIM_WRAP := -Wl,--wrap=ks_submit,--wrap=kv_memory_new,--wrap=keyring_new
-$(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(BUILD)/tests/sim/test_relay_scenarios.o: CPPFLAGS += -Iserver/km -Itests/sim
+$(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(SIM_TESTS:%=%.o): CPPFLAGS += -Iserver/km -Itests/sim
 $(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ $(LIBS)
 
-$(BUILD)/tests/sim/test_relay_scenarios: $(BUILD)/tests/sim/test_relay_scenarios.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
+$(SIM_TESTS): %: %.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 # Programs that the integration tests need.
@@ -299,9 +300,9 @@ check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
 check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) \
-		$(BUILD)/tests/sim/test_relay_scenarios
+		$(SIM_TESTS)
 	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) \
-		$(BUILD)/tests/sim/test_relay_scenarios $(sort $(wildcard tests/checks/*)) \
+		$(SIM_TESTS) $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
 # ---- installing -------------------------------------------------------------------------------

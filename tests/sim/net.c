@@ -414,6 +414,8 @@ static void dispatch(struct call *c)
 		deliver(c, c->message, delay + some_delay(s));
 		s->stats.duplicated++;
 	}
+	if (c->fate == FATE_COPY)
+		deliver(c, c->message, delay + 3 * NS_PER_S);
 	if (c->m == KM_RELAY && dice) {
 		attack(c);
 		if (c->delivery_count < DELIVERIES_MAX)

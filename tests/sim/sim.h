@@ -25,7 +25,7 @@ struct sim_faults {
 	unsigned drop, drop_answer, late, duplicate, slow;
 	unsigned forge, replay, wrong_hop; /* of relays */
 	unsigned missing, repeated, late_block, differing; /* of blocks, at one end */
-	unsigned storage; /* of a store's transactions */
+	unsigned storage, storage_full; /* of a store's transactions; the latter fail at their commit */
 	unsigned control_silent, control_stale, control_no_route; /* of the controllers' answers */
 };
 
@@ -89,7 +89,8 @@ void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_
                  uint32_t *result);
 
 /* Asked of every message that is sent between KMs, or KM and controller, before the dice are. */
-enum sim_fate { FATE_DICE, FATE_DELIVER, FATE_DROP, FATE_DROP_ANSWER, FATE_TWICE, FATE_LATE };
+/* FATE_COPY: delivered, and a copy three seconds later. */
+enum sim_fate { FATE_DICE, FATE_DELIVER, FATE_DROP, FATE_DROP_ANSWER, FATE_TWICE, FATE_COPY, FATE_LATE };
 typedef enum sim_fate (*sim_hook)(struct sim *s, enum km_message m, const char *from, const char *to,
                                   const void *message, void *arg);
 void sim_set_hook(struct sim *s, sim_hook hook, void *arg);
@@ -103,7 +104,7 @@ struct sim_stats {
 	uint64_t requests, keys, fetched, blocks;
 	uint64_t answered[32]; /* key requests, by status */
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
-	uint64_t relays, relay_bytes;
+	uint64_t relays, relay_bytes, allocations;
 	uint64_t forged_accepted, storage_failures;
 };
 void sim_stats(struct sim *s, struct sim_stats *stats);

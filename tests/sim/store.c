@@ -56,6 +56,8 @@ static enum status faulty_begin(struct kv *kv)
 		f->calls_left = 1 + (unsigned)sim_dice(s, CALLS_MOST);
 		s->stats.storage_failures++;
 	}
+	if (f->failure == FAIL_NOT && sim_chance(s, s->options.faults.storage_full))
+		f->failure = FAIL_COMMIT;
 	return kv_begin(f->below);
 }
 
