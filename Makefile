@@ -335,7 +335,7 @@ install: all $(UNITS_SYSTEMD)
 	$(Q)$(INSTALL) -m 644 client/qkdn.h $(DESTDIR)$(includedir)
 	$(Q)$(INSTALL) -m 644 $(wildcard idl/*.x) $(DESTDIR)$(datadir)/qkdn/idl
 	$(Q)$(INSTALL) -m 644 idl/qkdn.rpc $(DESTDIR)$(datadir)/qkdn
-	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) $(DESTDIR)$(datadir)/doc/qkdn/examples
+	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) examples/device.c $(DESTDIR)$(datadir)/doc/qkdn/examples
 	$(Q)for p in $(COMMAND_LINES); do $(INSTALL) -m 644 completions/qkdn.bash \
 		$(DESTDIR)$(completiondir)/$$p || exit 1; done
 	$(Q)for s in 1 3 5 7 8; do $(INSTALL) -d $(DESTDIR)$(mandir)/man$$s && \
