@@ -3,10 +3,10 @@
  *
  *	device ADDRESS PORT CREDENTIALS AUTHORITY MODULE PEER LINK <keys
  *
- * A beginning for whoever connects a device (doc/plug-in-a-device.md): it is made from the files in idl/, libtirpc
- * and OpenSSL alone. CREDENTIALS.crt and CREDENTIALS.key are the module's. Block n is the bytes from n * BLOCK_SIZE on
- * of the input, which is the same at both ends of the link; at its end, or when the connection is lost, it exits.
- * One block is under way at a time; something fast has several, and connects again by itself.
+ * A beginning for whoever connects a device (doc/plug-in-a-device.md): it is made from the files in idl/,
+ * libtirpc and OpenSSL alone. CREDENTIALS.crt and CREDENTIALS.key are the module's. Block n is the bytes from
+ * n * BLOCK_SIZE on of the input, which is the same at both ends of the link; at its end, or when the connection
+ * is lost, it exits. One block is under way at a time; something fast has several, and connects again by itself.
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -99,8 +99,8 @@ static size_t receive_record(struct device *d)
 
 /* ---- messages (RFC 5531, section 9) ---------------------------------------------------------- */
 
-static uint32_t call(struct device *d, uint32_t program, uint32_t procedure, uint32_t flavor, xdrproc_t xdr_args,
-                     void *args)
+static uint32_t call(struct device *d, uint32_t program, uint32_t procedure, uint32_t flavor,
+                     xdrproc_t xdr_args, void *args)
 {
 	uint32_t head[] = { d->next_xid, CALL, RPC_MSG_VERSION, program, 1, procedure, flavor, 0, AUTH_NONE, 0 };
 	XDR x;
@@ -156,7 +156,7 @@ static bool_t xdr_nothing(XDR *x, ...)
 	return TRUE;
 }
 
-/* Takes one message: a call is served. Whether it was the reply to the call xid, whose result is then decoded. */
+/* Takes one message: a call is served. Whether it was the reply to the call xid: its result is then decoded. */
 static bool take(struct device *d, uint32_t xid, xdrproc_t xdr_result, void *result)
 {
 	size_t len = receive_record(d);
@@ -169,7 +169,7 @@ static bool take(struct device *d, uint32_t xid, xdrproc_t xdr_result, void *res
 	for (size_t i = 0; i < 2; i++)
 		xdr_uint32_t(&x, &head[i]);
 	is_call = head[1] == CALL;
-	if (is_call) { /* {xid, CALL, 2, program, version, procedure, credentials, verifier}; both are empty inside TLS */
+	if (is_call) { /* RPC version, program, version, procedure, credential and verifier, both empty inside TLS */
 		for (size_t i = 2; i < 10; i++)
 			xdr_uint32_t(&x, &head[i]);
 		serve(d, head[0], head[3], head[5], &x);
@@ -178,7 +178,8 @@ static bool take(struct device *d, uint32_t xid, xdrproc_t xdr_result, void *res
 	xdr_setpos(&x, 0);
 	reply.acpted_rply.ar_results.proc = xdr_result != NULL ? xdr_result : xdr_nothing;
 	reply.acpted_rply.ar_results.where = result;
-	if (!xdr_replymsg(&x, &reply) || reply.rm_reply.rp_stat != MSG_ACCEPTED || reply.acpted_rply.ar_stat != SUCCESS)
+	if (!xdr_replymsg(&x, &reply) || reply.rm_reply.rp_stat != MSG_ACCEPTED ||
+	    reply.acpted_rply.ar_stat != SUCCESS)
 		errx(1, "the key manager refused a call: is this the certificate of a module that it knows?");
 	d->offers_tls = reply.acpted_rply.ar_verf.oa_length == 8 &&
 	                memcmp(reply.acpted_rply.ar_verf.oa_base, "STARTTLS", 8) == 0;
@@ -209,8 +210,8 @@ static void connect_to(struct device *d, const char *address, const char *port)
 		err(1, "connecting to %s, port %s", address, port);
 }
 
-/* The probe: a NULL call with AUTH_TLS, answered with the verifier STARTTLS. Then TLS 1.3, ALPN "sunrpc", certificates at
- * both ends. */
+/* The probe: a NULL call with AUTH_TLS, answered with the verifier STARTTLS. Then TLS 1.3, ALPN "sunrpc",
+ * certificates at both ends. */
 static void start_tls(struct device *d, const char *address, const char *credentials, const char *authority)
 {
 	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
@@ -251,8 +252,8 @@ static void fill_header(qkdn_header *header)
 static void register_module(struct device *d)
 {
 	char protocol[] = "BB84-decoy", model[] = "standard input";
-	kq2_register_args args = { .module = (char *)d->name, .peer_module = (char *)d->peer, .link = (char *)d->link,
-		                   .role = KQ2_TRANSMITTER, .mode = KQ2_PUSH, .block_size = BLOCK_SIZE,
+	kq2_register_args args = { .module = (char *)d->name, .peer_module = (char *)d->peer,
+		                   .link = (char *)d->link, .role = KQ2_TRANSMITTER, .mode = KQ2_PUSH, .block_size = BLOCK_SIZE,
 		                   .protocol = protocol, .model = model };
 	kq2_result result = { .outcome.text = NULL };
 

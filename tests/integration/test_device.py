@@ -1,4 +1,4 @@
-"""A module that is no part of the suite, made as doc/plug-in-a-device.md says, in the place of the emulator's."""
+"""A module that is no part of the suite, made as doc/plug-in-a-device.md says, in the emulator's place."""
 import glob
 import json
 import os
@@ -22,13 +22,14 @@ class Device(Case):
         for line in words.splitlines():
             subprocess.run(["sh", "-ec", line], cwd=self.folder, check=True, stderr=subprocess.DEVNULL)
 
-    def start(self, node, module, peer, keys):
-        at = {"alice": "127.0.0.11", "bob": "127.0.0.12"}[node]
+    def start(self, application, module, peer, keys):
+        """At the key manager of the application's node."""
+        host, port = self.lab.env(application)["QKDN_KM"].split(":")
         pki = self.path("lab", "pki")
         with open(keys, "rb") as given:
-            process = subprocess.Popen([self.path("device"), at, "7001", os.path.join(pki, module),
-                                        os.path.join(pki, "ca.crt"), module, peer, "alice-bob"],
-                                       stdin=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            process = subprocess.Popen(
+                [self.path("device"), host, port, os.path.join(pki, module), os.path.join(pki, "ca.crt"), module,
+                 peer, "alice-bob"], stdin=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.kill)
         return process
@@ -45,8 +46,8 @@ class Device(Case):
         before = self.agreed()
         with open(self.path("keys"), "wb") as file:
             file.write(os.urandom((before + BLOCKS) * BLOCK))
-        ends = [self.start("alice", "alice-1", "bob-1", self.path("keys")),
-                self.start("bob", "bob-1", "alice-1", self.path("keys"))]
+        ends = [self.start("app1", "alice-1", "bob-1", self.path("keys")),
+                self.start("app2", "bob-1", "alice-1", self.path("keys"))]
         for end in ends:
             said, _ = end.communicate(timeout=60)
             self.assertEqual(end.returncode, 0, said)
