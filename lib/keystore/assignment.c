@@ -154,6 +154,39 @@ static bool bit(const uint64_t *bits, uint32_t i)
 	return (bits[i / 64] >> i % 64 & 1) != 0;
 }
 
+/* The row and the key in it that the application may have. */
+static enum status deliver_find(struct ks_txn *t, struct pool *p, uint64_t offset, const char *source,
+				const char *destination, struct row *r, uint32_t *i)
+{
+	enum status s = row_at_or_after(t, p, offset, r);
+
+	if (s == ST_NOT_FOUND || (s == ST_OK && r->offset > offset))
+		return no_key_at(t, p, offset);
+	if (s != ST_OK)
+		return s;
+	if ((offset - r->offset) % r->key_len != 0)
+		return ST_UNKNOWN_KEY_ID;
+	if (!same_pair(r, source, destination))
+		return ST_DENIED;
+	*i = (uint32_t)((offset - r->offset) / r->key_len);
+	return bit(r->gone_bits, *i) ? ST_KEY_GONE : ST_OK;
+}
+
+static enum status deliver_from(struct ks_txn *t, struct pool *p, struct row *r, uint32_t i, uint8_t *room)
+{
+	enum status s = stream_copy(t, p, r->offset + (uint64_t)i * r->key_len, r->key_len, room, CHUNK_ONCE);
+
+	if (s != ST_OK)
+		return s == ST_KEY_GONE ? damage(t, "an assigned key") : s;
+	pool_touch(t, p);
+	p->now.pub.assigned -= r->key_len;
+	p->now.uncut++;
+	bits_set(r->gone_bits, i, i + 1);
+	r->gone++;
+	r->uncut++;
+	return row_put(t, p, r);
+}
+
 enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset, const char *source,
 		       const char *destination, struct secret *out)
 {
@@ -162,36 +195,30 @@ enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset,
 	enum status s = pool_find(t, pool, &p);
 	uint32_t i;
 
+	if (s == ST_OK)
+		s = deliver_find(t, p, offset, source, destination, &r, &i);
 	if (s != ST_OK)
 		return s;
-	s = row_at_or_after(t, p, offset, &r);
-	if (s == ST_NOT_FOUND || (s == ST_OK && r.offset > offset))
-		return no_key_at(t, p, offset);
-	if (s != ST_OK)
-		return s;
-	if ((offset - r.offset) % r.key_len != 0)
-		return ST_UNKNOWN_KEY_ID;
-	if (!same_pair(&r, source, destination))
-		return ST_DENIED;
-	i = (uint32_t)((offset - r.offset) / r.key_len);
-	if (bit(r.gone_bits, i))
-		return ST_KEY_GONE;
 	secret_alloc(out, r.key_len);
-	s = stream_copy(t, p, offset, r.key_len, out->bytes, CHUNK_ONCE);
-	if (s == ST_KEY_GONE)
-		s = damage(t, "an assigned key");
-	if (s == ST_OK) {
-		pool_touch(t, p);
-		p->now.pub.assigned -= r.key_len;
-		p->now.uncut++;
-		bits_set(r.gone_bits, i, i + 1);
-		r.gone++;
-		r.uncut++;
-		s = row_put(t, p, &r);
-	}
+	s = deliver_from(t, p, &r, i, out->bytes);
 	if (s != ST_OK)
 		secret_free(out);
 	return s;
+}
+
+enum status ks_deliver_into(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t key_len,
+			    const char *source, const char *destination, uint8_t *room)
+{
+	struct pool *p;
+	struct row r;
+	enum status s = pool_find(t, pool, &p);
+	uint32_t i;
+
+	if (s == ST_OK)
+		s = deliver_find(t, p, offset, source, destination, &r, &i);
+	if (s == ST_OK && r.key_len != key_len)
+		return ST_UNKNOWN_KEY_ID;
+	return s == ST_OK ? deliver_from(t, p, &r, i, room) : s;
 }
 
 enum status row_sweep(struct ks_txn *t, struct pool *p, struct row *r)

@@ -181,12 +181,13 @@ enum job_kind { JOB_WORK, JOB_ROTATE, JOB_MASTER };
 
 struct job {
 	ks_work work;
+	ks_ran ran; /* may be NULL */
 	ks_done done;
 	void *arg;
 	enum job_kind kind;
 	struct err *why; /* of JOB_MASTER: its submitter's, until done */
 	enum status status;
-	struct job *next;
+	struct job *next, *next_ran;
 };
 
 struct ks_txn {
@@ -216,7 +217,6 @@ struct ks {
 	struct sweep sweep;
 	struct rotation rotation;
 	bool reload; /* a commit failed: what the database has is to be read again */
-	uint64_t attempted; /* its number, or that of the last one */
 	uint64_t stamps;
 	uint64_t generation;
 	uint64_t generation_at; /* monotonic, when it was advanced */

@@ -65,6 +65,13 @@ typedef enum status (*ks_work)(struct ks_txn *t, void *arg);
 typedef void (*ks_done)(enum status s, void *arg);
 void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 
+/* The same; and where work returned ST_OK, ran(arg) runs in the loop's thread before that commit is waited for,
+ * and before done. What it does may be known elsewhere though the commit then fails or a crash undoes it: so
+ * nothing that it tells may be believed, there or here, until done has said ST_OK. The writer does not touch arg
+ * any more when ran runs. */
+typedef void (*ks_ran)(void *arg);
+void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg);
+
 /* ---- pools -------------------------------------------------------------------------------- */
 
 enum ks_pool_kind { KS_POOL_LINK, KS_POOL_AUTH, KS_POOL_KSA };
@@ -85,6 +92,7 @@ struct ks_pool {
 	uint64_t unready;  /* bytes present in [ready, tail) */
 	uint64_t assigned; /* bytes assigned and not yet delivered */
 	uint64_t voided;   /* bytes that were present and were given up, since the pool was made */
+	uint64_t durable;  /* head as of the last commit; ks_pool_get sets it */
 };
 
 /* ST_OK if it exists with the same description; ST_CONFLICT if with another; ST_KEY_GONE if it was retired.
@@ -120,6 +128,10 @@ MUST_CHECK enum status ks_read(struct ks_txn *t, const struct id *pool, uint64_t
 MUST_CHECK enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max,
 			       size_t granule, uint64_t *offset, struct secret *out);
 
+/* The same into room, of max bytes; *len of them were taken. */
+MUST_CHECK enum status ks_take_into(struct ks_txn *t, const struct id *pool, size_t min, size_t max,
+				    size_t granule, uint64_t *offset, uint8_t *room, size_t *len);
+
 /* The other end of a take: exactly that range, ready, whole and unassigned; ST_TOO_FEW_KEYS where it is not
  * ready yet, ST_REPLAYED where any of it was taken, assigned or voided before. Needs not be at head; where it
  * is, head moves up to the next byte that is there. */
@@ -153,6 +165,11 @@ MUST_CHECK enum status ks_assign(struct ks_txn *t, const struct id *pool, const 
  * start; ST_DENIED: assigned to other applications; ST_KEY_GONE: delivered, expired or voided. */
 MUST_CHECK enum status ks_deliver(struct ks_txn *t, const struct id *pool, uint64_t offset,
 				  const char *source, const char *destination, struct secret *out);
+
+/* The same into room, of key_len bytes: ST_UNKNOWN_KEY_ID where the key has another length. */
+MUST_CHECK enum status ks_deliver_into(struct ks_txn *t, const struct id *pool, uint64_t offset,
+				       uint32_t key_len, const char *source, const char *destination,
+				       uint8_t *room);
 
 /* Withdraws a whole assignment: ST_KEY_GONE if any key of it was delivered (nothing changes then; known until
  * the assignment's time is over); ST_OK if it is voided now or was before. A range that was not assigned

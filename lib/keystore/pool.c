@@ -259,6 +259,7 @@ enum status ks_pool_get(struct ks_txn *t, const struct id *pool, struct ks_pool 
 	if (p == NULL)
 		return ST_NOT_FOUND;
 	*out = p->now.pub;
+	out->durable = p->dirty ? p->committed.pub.head : p->now.pub.head;
 	return ST_OK;
 }
 
@@ -576,31 +577,44 @@ static enum status take_find(struct ks_txn *t, struct pool *p, uint64_t min, uin
 	return s == ST_NOT_FOUND ? ST_TOO_FEW_KEYS : s;
 }
 
+static enum status take_range_into(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, uint8_t *room)
+{
+	enum status s = room != NULL ? stream_copy(t, p, offset, len, room, CHUNK_KEEP) : ST_OK;
+
+	if (s != ST_OK)
+		return s;
+	pool_touch(t, p);
+	p->now.pub.stock -= len;
+	return stream_cut(t, p, offset, offset + len, NULL);
+}
+
 static enum status take_range(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len,
 			      struct secret *out)
 {
-	enum status s = ST_OK;
+	enum status s;
 
-	if (out != NULL) {
+	if (out != NULL)
 		secret_alloc(out, len);
-		s = stream_copy(t, p, offset, len, out->bytes, CHUNK_KEEP);
-	}
-	if (s == ST_OK) {
-		pool_touch(t, p);
-		p->now.pub.stock -= len;
-		s = stream_cut(t, p, offset, offset + len, NULL);
-	}
+	s = take_range_into(t, p, offset, len, out != NULL ? out->bytes : NULL);
 	if (s != ST_OK && out != NULL)
 		secret_free(out);
 	return s;
 }
 
-enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max, size_t granule,
-		    uint64_t *offset, struct secret *out)
+/* What a take has found is taken: head moves up, and what was skipped is void. */
+static enum status take_found(struct ks_txn *t, struct pool *p, uint64_t start, uint64_t end)
 {
-	uint64_t start, end;
-	struct pool *p;
-	enum status s = pool_find(t, pool, &p);
+	enum status s = p->now.pub.head < start ? pool_void_unassigned(t, p, p->now.pub.head, start) : ST_OK;
+
+	head_to(p, end, true);
+	return s;
+}
+
+/* The pool, and where in it a take finds [*start, *end). */
+static enum status take_begin(struct ks_txn *t, const struct id *pool, size_t min, size_t max, size_t granule,
+			      struct pool **p, uint64_t *start, uint64_t *end)
+{
+	enum status s = pool_find(t, pool, p);
 
 	if (s != ST_OK)
 		return s;
@@ -610,17 +624,43 @@ enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t 
 	max = max / granule * granule;
 	if (min > max)
 		return ST_BAD_REQUEST;
-	s = take_find(t, p, min, max, granule, &start, &end);
+	return take_find(t, *p, min, max, granule, start, end);
+}
+
+enum status ks_take(struct ks_txn *t, const struct id *pool, size_t min, size_t max, size_t granule,
+		    uint64_t *offset, struct secret *out)
+{
+	uint64_t start, end;
+	struct pool *p;
+	enum status s = take_begin(t, pool, min, max, granule, &p, &start, &end);
+
 	if (s == ST_OK)
 		s = take_range(t, p, start, (size_t)(end - start), out);
 	if (s != ST_OK)
 		return s;
-	s = pool_void_unassigned(t, p, p->now.pub.head, start);
+	s = take_found(t, p, start, end);
 	if (s != ST_OK && out != NULL)
 		secret_free(out);
-	head_to(p, end, true);
 	*offset = start;
 	return s;
+}
+
+enum status ks_take_into(struct ks_txn *t, const struct id *pool, size_t min, size_t max, size_t granule,
+			 uint64_t *offset, uint8_t *room, size_t *len)
+{
+	uint64_t start, end;
+	struct pool *p;
+	enum status s = take_begin(t, pool, min, max, granule, &p, &start, &end);
+
+	if (s == ST_OK)
+		s = take_range_into(t, p, start, (size_t)(end - start), room);
+	if (s == ST_OK)
+		s = take_found(t, p, start, end);
+	if (s != ST_OK)
+		return s;
+	*offset = start;
+	*len = (size_t)(end - start);
+	return ST_OK;
 }
 
 enum status pool_check_takeable(struct ks_txn *t, struct pool *p, uint64_t offset, uint64_t len)

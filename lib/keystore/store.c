@@ -60,18 +60,25 @@ enum { WORKS_A_BATCH = 4096 };
 #define RETRY_NS NS_PER_S
 enum { INLINE_SWEEP_EVERY = 256 }; /* batches: a virtual clock may stand still */
 
-/* Jobs that one batch finished, on the way to the loop. */
+/* Jobs of one batch, on the way to the loop: what it finished, or, before its commit, what is to be told that
+ * it ran. */
 struct report {
 	struct ks *ks; /* NULL when it was closed meanwhile */
 	struct job *jobs;
+	bool early;
 	struct report *prev, *next;
 };
 
 /* ---- reporting --------------------------------------------------------------------------------------- */
 
-static void report_run(void *arg)
+static void tell_ran(struct report *r)
 {
-	struct report *r = arg;
+	for (struct job *j = r->jobs; j != NULL && r->ks != NULL; j = j->next_ran)
+		j->ran(j->arg); /* which may close the store */
+}
+
+static void tell_done(struct report *r)
+{
 	struct job *j, *next;
 
 	for (j = r->jobs; j != NULL; j = next) {
@@ -80,6 +87,13 @@ static void report_run(void *arg)
 			j->done(j->status, j->arg); /* which may close the store */
 		free(j);
 	}
+}
+
+static void report_run(void *arg)
+{
+	struct report *r = arg;
+
+	(r->early ? tell_ran : tell_done)(r);
 	if (r->ks != NULL) {
 		pthread_mutex_lock(&r->ks->lock);
 		DL_DELETE(r->ks->reports, r);
@@ -88,7 +102,7 @@ static void report_run(void *arg)
 	free(r);
 }
 
-static void report(struct ks *ks, struct job *jobs)
+static void report(struct ks *ks, struct job *jobs, bool early)
 {
 	struct report *r;
 
@@ -97,10 +111,24 @@ static void report(struct ks *ks, struct job *jobs)
 	r = xcalloc(1, sizeof *r);
 	r->ks = ks;
 	r->jobs = jobs;
+	r->early = early;
 	pthread_mutex_lock(&ks->lock);
 	DL_APPEND(ks->reports, r);
 	pthread_mutex_unlock(&ks->lock);
 	env_post(ks->env, report_run, r);
+}
+
+/* Those that ran well are told so; the reports that end them come behind this one. */
+static void report_ran(struct ks *ks, struct job *finished)
+{
+	struct job *first = NULL, **last = &first;
+
+	for (struct job *j = finished; j != NULL; j = j->next)
+		if (j->ran != NULL && j->status == ST_OK) {
+			*last = j;
+			last = &j->next_ran;
+		}
+	report(ks, first, true);
 }
 
 /* ---- a batch ------------------------------------------------------------------------------------------- */
@@ -218,28 +246,6 @@ static void batch_failed(struct ks *ks, struct job *jobs)
 	ks->retry_at = env_mono(ks->env) + RETRY_NS;
 }
 
-/* Begins a transaction, with the pools as the database has them. A commit that failed, and that the database has all
- * the same, cannot be told as the one or the other: what it holds is for the next start to read. */
-static bool begin(struct ks *ks)
-{
-	struct err e;
-
-	if (kv_begin(ks->kv) != ST_OK)
-		return false;
-	if (!ks->reload)
-		return true;
-	if (kv_number(ks->kv) > ks->attempted)
-		log_fatal("key store: what the disk failed to commit may be there all the same: stopping, to read it anew");
-	pools_free(ks);
-	if (pools_load(ks, &e) == ST_OK) {
-		ks->reload = false;
-		return true;
-	}
-	log_error("key store: %s", e.text);
-	kv_abort(ks->kv);
-	return false;
-}
-
 /* Whether the transaction is over well. Nothing to write: nothing to wait for. */
 static bool commit(struct ks_txn *t, bool *advanced)
 {
@@ -261,7 +267,6 @@ static bool commit(struct ks_txn *t, bool *advanced)
 		kv_abort(ks->kv);
 		return false;
 	}
-	ks->attempted = kv_number(ks->kv);
 	if (kv_commit(ks->kv) != ST_OK) {
 		ks->reload = true;
 		return false;
@@ -279,6 +284,25 @@ static void advance_generation_file(struct ks *ks)
 		log_warning("key store: %s: an older copy of the store may go unnoticed", e.text);
 }
 
+/* Begins a transaction, with the pools as the database has them. */
+static bool begin(struct ks *ks)
+{
+	struct err e;
+
+	if (kv_begin(ks->kv) != ST_OK)
+		return false;
+	if (!ks->reload)
+		return true;
+	pools_free(ks);
+	if (pools_load(ks, &e) == ST_OK) {
+		ks->reload = false;
+		return true;
+	}
+	log_error("key store: %s", e.text);
+	kv_abort(ks->kv);
+	return false;
+}
+
 /* One transaction: jobs (some of them; the rest is returned) and, where it is due, what can wait. */
 static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
 {
@@ -289,6 +313,8 @@ static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
 
 	t.broken = !begun;
 	rest = run_jobs(&t, jobs, &finished);
+	if (!t.broken)
+		report_ran(ks, finished);
 	if (background && !t.broken)
 		run_background(&t);
 	if (begun ? commit(&t, &advanced) : false) {
@@ -298,11 +324,9 @@ static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
 	} else {
 		ks->generation = generation;
 		batch_failed(ks, finished);
-		if (ks->reload && begin(ks)) /* before anybody is told that it failed */
-			kv_abort(ks->kv);
 	}
-	report(ks, finished);
-	report(ks, told);
+	report(ks, finished, false);
+	report(ks, told, false);
 	return rest;
 }
 
@@ -390,12 +414,17 @@ static void submit(struct ks *ks, struct job *job)
 		pthread_cond_signal(&ks->wake);
 }
 
-void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
+void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg)
 {
 	struct job *job = xcalloc(1, sizeof *job);
 
-	*job = (struct job){.work = work, .done = done, .arg = arg};
+	*job = (struct job){.work = work, .ran = ran, .done = done, .arg = arg};
 	submit(ks, job);
+}
+
+void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
+{
+	ks_submit_early(ks, work, NULL, done, arg);
 }
 
 void ks_rotate_master_key(struct ks *ks, struct err *why, ks_done done, void *arg)

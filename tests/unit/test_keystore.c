@@ -1,11 +1,6 @@
 /* test_keystore.c - what keystore.h promises, on both backends. */
 #include "keystore_fixture.h"
 
-#include <signal.h>
-#include <sys/wait.h>
-
-#include "internal.h"
-
 static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t granule, uint64_t at,
 		    size_t len)
 {
@@ -389,6 +384,64 @@ static void notes_are_kept_in_order(void **state)
 	assert_string_equal(n.seen, "a a2 ");
 }
 
+/* What becomes of an early work, in order: w(ork), r(an), d(one). */
+struct early {
+	char seen[16];
+	bool fail;
+	struct ks_pool pool;
+	uint8_t key[32];
+};
+
+static enum status early_work(struct ks_txn *t, void *arg)
+{
+	struct early *x = arg;
+	struct id pool = pool_id(1);
+	uint64_t offset;
+	size_t len;
+
+	strcat(x->seen, "w");
+	if (ks_take_into(t, &pool, 32, 32, 32, &offset, x->key, &len) != ST_OK || len != 32)
+		return ST_INTERNAL;
+	if (ks_pool_get(t, &pool, &x->pool) != ST_OK)
+		return ST_INTERNAL;
+	return x->fail ? ST_MISMATCH : ST_OK;
+}
+
+static void early_ran(void *arg)
+{
+	strcat(((struct early *)arg)->seen, "r");
+}
+
+static void early_done(enum status s, void *arg)
+{
+	struct early *x = arg;
+
+	assert_int_equal(s, x->fail ? ST_MISMATCH : ST_OK);
+	strcat(x->seen, "d");
+}
+
+static void early_works_are_told_before_their_end(void **state)
+{
+	struct store *x = *state;
+	struct early e[3] = {{.fail = false}, {.fail = true}, {.fail = false}};
+	uint8_t bytes[32];
+
+	fill(x, 1, 1000);
+	for (int i = 0; i < 3; i++)
+		ks_submit_early(x->ks, early_work, early_ran, early_done, &e[i]);
+	while (world_step(x->world))
+		;
+	assert_string_equal(e[0].seen, "wrd");
+	assert_string_equal(e[1].seen, "wd"); /* one that fails is not told */
+	assert_string_equal(e[2].seen, "wrd");
+	assert_int_equal(e[0].pool.head, 32);
+	assert_int_equal(e[0].pool.durable, 0);
+	assert_int_equal(e[2].pool.head, 64);
+	assert_int_equal(e[2].pool.durable, 32); /* in line, each work is a commit */
+	pattern(bytes, 32, sizeof bytes);
+	assert_memory_equal(e[2].key, bytes, sizeof bytes);
+}
+
 static void a_closed_store_opens_as_it_was(void **state)
 {
 	struct store *x = *state;
@@ -428,39 +481,6 @@ static void key_ids_invert(void **state)
 	assert_false(ks_key_id_invert(&a, &key, &offset, &len));
 }
 
-/* ---- a disk that cannot tell --------------------------------------------------------------------------- */
-
-static const struct kv_ops *honest;
-
-static enum status commit_and_deny(struct kv *kv)
-{
-	assert_int_equal(honest->commit(kv), ST_OK);
-	return ST_STORAGE;
-}
-
-/* A commit that is reported as failed, and is there: neither answer may be given, so the process ends. */
-static void a_commit_that_cannot_be_told_stops(void **state)
-{
-	struct store *x = *state;
-	struct kv_ops ops;
-	int status;
-	pid_t child;
-
-	fill(x, 1, 100);
-	child = fork();
-	if (child == 0) {
-		honest = x->ks->kv->ops;
-		ops = *honest;
-		ops.commit = commit_and_deny;
-		x->ks->kv->ops = &ops;
-		log_open("test_keystore", LOG_LEVEL_FATAL);
-		(void)append(x, 1, 100, 100);
-		_exit(0);
-	}
-	assert_int_equal(waitpid(child, &status, 0), child);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-}
-
 #define BOTH(f)                                                                                              \
 	{"lmdb: " #f, f, lmdb_set_up, store_tear_down, NULL},                                                      \
 	{                                                                                                    \
@@ -483,8 +503,8 @@ int main(void)
 	    BOTH(keys_expire),
 	    BOTH(failing_work_leaves_nothing),
 	    BOTH(notes_are_kept_in_order),
+	    BOTH(early_works_are_told_before_their_end),
 	    BOTH(a_closed_store_opens_as_it_was),
-	    BOTH(a_commit_that_cannot_be_told_stops),
 	    cmocka_unit_test(key_ids_invert),
 	};
 
