@@ -60,12 +60,6 @@ struct link_view {
 	km_name name;
 };
 
-/* What the leader knows of a block that it offers. */
-struct sync_slot {
-	bool wanted, has_key; /* the follower has it, too; it has an authentication key, and never another one */
-	uint64_t sequence, key_offset;
-};
-
 struct link {
 	struct km *km;
 	struct link_view view; /* view.id is zero until the link was opened once */
@@ -89,14 +83,14 @@ struct link {
 	} measured; /* when the rates were last taken, and from what */
 
 	bool syncing;
+	uint64_t follower_next; /* leader: what the follower last said it had */
 	/* Blocks below overdue_below have been waited for long enough: every missing_block_grace it becomes
 	 * what seen was one such time before. */
 	uint64_t overdue_below, overdue_next, overdue_at;
 	struct env_timer *sync_timer;
-	/* Leader: for blocks that the follower has not decided on, by sequence % KM_WINDOW_MAX; sync_keys has room for
-	 * a key of each. */
-	struct sync_slot sync_slots[KM_WINDOW_MAX];
+	/* Leader: authentication keys of blocks that the follower has not decided on, from sync_keys_first on. */
 	struct secret sync_keys;
+	uint64_t sync_keys_first, sync_keys_offset;
 	uint32_t sync_window; /* one block more than so many is offered at most; grows with what is settled */
 
 	bool recounting; /* its stock, soon or now */
@@ -162,7 +156,8 @@ enum { LINK_NOTE_VERSION = 2 };
 MUST_CHECK enum status link_note_get(struct ks_txn *t, const char *link, struct link_note *n);
 MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const struct link_note *n);
 
-/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c (Ak) ------------ */
+/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c and
+ * km_fetch.c (Ak), km_assign.c (Kx-2 assignment) ------------ */
 
 /*
  * A fill is a range of key bits on its way into a KSA pool (km_fill.c). How it gets to the destination is
@@ -201,7 +196,6 @@ struct fill {
 	enum fill_stage stage;
 	struct use use; /* its range of the link pool is on its way */
 	uint64_t told;  /* unused_below of the message that was sent last */
-	bool never_left; /* it is no loss: nobody else ever had it */
 	struct id trace;
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */
@@ -209,6 +203,13 @@ struct fill {
 	bool remembered;               /* it went the way that the controller gave before it was away */
 	km_reply reply;                /* FILL_RESERVATION: the controller waits for this */
 	void *reply_arg;
+};
+
+/* How far a pool was taken by works whose keys may have been shown to the destination before their commit. Of the
+ * works, in the writer's thread. */
+struct ksa_shown {
+	struct id pool;
+	uint64_t up_to;
 };
 
 /* The KSA pool of an ordered pair whose source is this KM. */
@@ -219,8 +220,10 @@ struct ksa_pool {
 	struct id retire;  /* its predecessor, not to be used again; zero: none */
 	UT_hash_handle hh; /* by destination */
 	bool making, open;
+	uint64_t opening;      /* the last one; 0: none yet */
 	uint64_t stock, ready; /* bytes */
 	struct uses uses;      /* keys taken, not yet assigned at the destination */
+	uint64_t promised;     /* bytes of the stock for requests whose keys are being taken */
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets */
 	uint64_t in_flight;    /* bytes of them */
@@ -229,14 +232,20 @@ struct ksa_pool {
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
 	struct request *waiting; /* key requests that wait for keys, highest priority first */
 	unsigned waiting_count;
+	struct request *gathered; /* key requests of this turn of the loop: their keys are taken together */
 	struct request *taken; /* keys taken, to be assigned with the next message */
+	uint64_t base;         /* how far it is durably taken, at least */
+	struct ksa_shown shown;
+	bool careful;          /* the last commit failed: nothing is shown before its commit */
 	uint64_t given_up;     /* bytes taken and not assigned that no log line has told yet */
 	struct log_limit complaints;
-	bool flush_posted;
+	bool flush_posted, gather_posted;
 };
 
 struct ksa_pool *ksa_pool_to(struct km *km, const char *destination); /* makes it where it is new */
 void ksa_pool_make(struct ksa_pool *p);
+/* The destination does not know the opening: it was started anew. */
+void ksa_pool_open_again(struct ksa_pool *p, uint64_t opening);
 void ksa_pool_peer_up(struct ksa_pool *p, bool up);
 void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
@@ -244,7 +253,9 @@ uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting r
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
 /* Tells the destination what will not be assigned any more, where that is due. */
 void ksa_pool_tell_unused(struct ksa_pool *p);
+uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes: the stock without what is promised */
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
+void ksa_pool_stop(struct ksa_pool *p); /* refuses what waits and what is not begun yet */
 
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */
 struct fill_source {
@@ -263,7 +274,7 @@ struct fill *fill_by_relay(struct km *km, const struct id *relay);
 /* The method's reports. */
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
-void fill_refused(struct fill *f, enum status s, const char *text); /* it never left: voids it here */
+void fill_refused(struct fill *f, enum status s, const char *text); /* the destination never had it: voids it here */
 /* A reservation that is not allocated when it expires, or in most nanoseconds from now, is void. */
 void fill_lapse(struct fill *f, uint64_t most);
 void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
@@ -370,13 +381,21 @@ void control_report_links(struct km *km);
 struct ksa_inbound {
 	struct id id;
 	km_name source;
+	uint64_t opening; /* under which its source may assign; 0: it has not opened the pool since the start */
 	UT_hash_handle hh; /* by ID */
 };
 struct ksa_inbound *ksa_inbound_by_id(struct km *km, const struct id *id);
 struct ksa_inbound *ksa_inbound_from(struct km *km, const char *source);
 /* At the destination: what the source will not assign any more. Runs in a work. */
 MUST_CHECK enum status ksa_pool_forget(struct ks_txn *t, const struct id *pool, uint64_t unused_below);
-void ksa_inbound_add(struct km *km, const struct id *id, const char *source);
+void ksa_inbound_add(struct km *km, const struct id *id, const char *source, uint64_t opening);
+
+/* What the destination knows of a pool's use (km_assign.c). Runs in a work. */
+struct ksa_use {
+	uint64_t up_to; /* its source has had keys assigned below this */
+	uint64_t base;  /* and had durably taken up to here before it took the last of them */
+};
+MUST_CHECK enum status ksa_use_get(struct ks_txn *t, const struct id *pool, struct ksa_use *use);
 
 /* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */
 MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,
@@ -411,6 +430,8 @@ struct km {
 	struct application *applications;
 	struct ksa_pool *pools;
 	struct ksa_inbound *inbound;
+	struct fetch *fetches, **fetches_last; /* key requests with ID of this turn of the loop */
+	bool fetch_posted;
 	struct control control;
 	struct known_destination *known; /* ways to them */
 	struct transit *transits;
@@ -424,6 +445,12 @@ struct application *application_by_name(struct km *km, const char *name);
 void km_send(struct km *km, enum km_message m, const char *to, const void *message, km_answered answered,
              void *arg);
 void km_trace_new(struct km *km, struct id *trace);
+
+void fetch_stop(struct km *km); /* refuses what is not begun yet */
+
+/* The two applications of a message on Ak, by from; true if it may speak for the source, else it is refused. */
+bool find_pair(struct km *km, const char *from, const char *source, const char *destination, struct application **a,
+               struct application **b, km_reply reply, void *arg);
 
 /* Answers with a status and a text, or with success. */
 void km_refuse(km_reply reply, void *arg, enum status s, const char *fmt, ...) PRINTF_LIKE(4, 5);

@@ -357,7 +357,7 @@ static void take_over_pool(struct km *km, const struct loaded_pool *loaded)
 	if (d->kind != KS_POOL_KSA || loaded->pool.retired)
 		return;
 	if (strcmp(d->destination, km->name) == 0) {
-		ksa_inbound_add(km, &d->id, d->source);
+		ksa_inbound_add(km, &d->id, d->source, 0);
 		return;
 	}
 	p = ksa_pool_to(km, d->destination);
@@ -480,6 +480,7 @@ enum status km_new(struct km **out, const struct km_options *o, struct err *e)
 
 	strcpy(km->name, o->name);
 	km->env = o->env;
+	km->fetches_last = &km->fetches;
 	km->ks = o->ks;
 	km->wire = o->wire;
 	km->wire_ctx = o->wire_ctx;
@@ -510,7 +511,8 @@ void km_stop(struct km *km)
 	km->stopping = true;
 	env_timer_stop(km->env, km->tick);
 	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
-		ksa_pool_fail_waiting(p, ST_BUSY, "the key manager is stopping");
+		ksa_pool_stop(p);
+	fetch_stop(km);
 }
 
 void km_free(struct km *km)

@@ -89,7 +89,7 @@ void km_free(struct km *km);
 /* ---- what it is told --------------------------------------------------------------------------------- */
 
 /* Answers a received message: exactly once, perhaps before km_receive returns. answer is of the
- * message's answer type; the keys in a struct km_keys may be moved out. */
+ * message's answer type and, with all that it points to, the core's. */
 typedef void (*km_reply)(const struct km_answer *answer, void *arg);
 
 /* from: the sender's authenticated name, of the role that may send this message. */

@@ -24,7 +24,7 @@ static void keys_result(const struct km_answer *answer, void *result)
 {
 	const struct km_keys *keys = (const struct km_keys *)answer;
 	ak_keys_result *r = result;
-	const uint8_t *bytes = keys->bytes.bytes;
+	const uint8_t *bytes = keys->bytes;
 
 	wire_outcome(answer, &r->outcome);
 	if (answer->err.status != ST_OK)

@@ -29,7 +29,9 @@ static void open_result(const struct km_answer *answer, void *result)
 	kx2_open_result *r = result;
 
 	wire_outcome(answer, &r->outcome);
+	r->opening = a->opening;
 	r->used = a->used;
+	r->base = a->base;
 	r->ready = a->ready;
 }
 
@@ -37,7 +39,9 @@ bool_t kx2_open_1_svc(kx2_open_args *a, kx2_open_result *result, struct svc_req 
 {
 	struct km_pool_open m = { .trace = wire_to_id(a->header.trace),
 		                  .pool = wire_to_id(a->pool),
+		                  .opening = a->opening,
 		                  .used = a->used,
+		                  .taken = a->taken,
 		                  .ready = a->ready };
 
 	(void)result;
@@ -81,6 +85,8 @@ bool_t kx2_assign_1_svc(kx2_assign_args *a, kx2_assign_result *result, struct sv
 	struct km_assignment *rows = xcalloc(count, sizeof *rows);
 	struct km_assign m = { .trace = wire_to_id(a->header.trace),
 		               .pool = wire_to_id(a->pool),
+		               .opening = a->opening,
+		               .base = a->base,
 		               .expires = a->expires,
 		               .unused_below = a->unused_below,
 		               .count = count,
@@ -122,7 +128,9 @@ static void open_args(const void *message, void *args, void **room)
 	(void)room;
 	wire_id(&m->trace, a->header.trace);
 	wire_id(&m->pool, a->pool);
+	a->opening = m->opening;
 	a->used = m->used;
+	a->taken = m->taken;
 	a->ready = m->ready;
 }
 
@@ -132,7 +140,9 @@ static void open_answer(void *result, void *answer, void **room)
 	struct km_pool_open_answer *a = answer;
 
 	(void)room;
+	a->opening = r->opening;
 	a->used = r->used;
+	a->base = r->base;
 	a->ready = r->ready;
 }
 
@@ -157,6 +167,8 @@ static void assign_args(const void *message, void *args, void **room)
 
 	wire_id(&m->trace, a->header.trace);
 	wire_id(&m->pool, a->pool);
+	a->opening = m->opening;
+	a->base = m->base;
 	a->expires = m->expires;
 	a->unused_below = m->unused_below;
 	a->assignments.assignments_len = m->count;

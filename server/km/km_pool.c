@@ -19,6 +19,9 @@ struct pool_work {
 	struct id retire; /* zero: none */
 	struct ks_pool state;
 	uint64_t used;
+	uint64_t taken; /* what is assigned above it was never answered here */
+	uint64_t skip;  /* the destination has seen use up to here: it is not used again; 0: nothing is skipped */
+	uint64_t before; /* bytes voided, before that */
 };
 
 static enum status make_work(struct ks_txn *t, void *arg)
@@ -38,38 +41,103 @@ static enum status look_work(struct ks_txn *t, void *arg)
 	return ks_pool_get(t, &w->desc.id, &w->state);
 }
 
+static void opened(struct pool_work *w)
+{
+	struct ksa_pool *p = w->p;
+
+	p->making = false;
+	p->open = true;
+	uses_told(&p->uses, w->used);
+	p->stock = w->state.stock;
+	p->ready = w->state.ready;
+	log_info("KSA pool to %s: open, %llu bytes ready", p->destination, (unsigned long long)p->stock);
+	ksa_pool_fill(p);
+	ksa_pool_ready(p);
+	free(w);
+}
+
+static enum status skip_work(struct ks_txn *t, void *arg)
+{
+	struct pool_work *w = arg;
+	enum status s = ks_void_below(t, &w->desc.id, w->skip);
+
+	return s == ST_OK ? ks_pool_get(t, &w->desc.id, &w->state) : s;
+}
+
+static void skipped(enum status s, void *arg)
+{
+	struct pool_work *w = arg;
+	uint64_t before = w->before, bytes = w->state.voided - before;
+
+	if (s != ST_OK) { /* the tick tries again */
+		log_error("KSA pool to %s: %s", w->p->destination, status_name(s));
+		w->p->making = false;
+		free(w);
+		return;
+	}
+	w->p->km->counters.bytes_voided += bytes;
+	log_info("KSA pool to %s: %llu bytes that were assigned there and, when this key manager ended, not yet taken here "
+	         "are given up",
+	         w->p->destination, (unsigned long long)bytes);
+	opened(w);
+}
+
+/* The destination knows more use than is durable here. It was shown keys before a commit that a crash or a fault
+ * has undone; if it has seen an older commit outlived, this store is an older copy. */
+static enum status catch_up(struct pool_work *w, const struct km_pool_open_answer *a)
+{
+	if (a->used <= w->taken)
+		return ST_OK;
+	if (w->state.head < a->base) {
+		log_error("KSA pool to %s: %s has forgotten keys that it supplied: an older copy of its key store was put "
+		          "back. Their pool is retired and a new one made",
+		          w->p->destination, w->p->km->name);
+		return ST_CONFLICT;
+	}
+	w->skip = a->used;
+	w->before = w->state.voided;
+	return ST_OK;
+}
+
 static void open_answered(enum status s, const void *answer, void *arg)
 {
 	const struct km_pool_open_answer *a = answer;
 	struct pool_work *w = arg;
 	struct ksa_pool *p = w->p;
 
-	p->making = false;
+	if (s == ST_OK && a->opening > p->opening)
+		p->opening = a->opening; /* the next one is greater */
 	if (s == ST_OK && a->answer.err.status != ST_OK) {
 		log_warning("KSA pool to %s: %s", p->destination, a->answer.err.text);
 		s = a->answer.err.status;
 	}
-	if (s == ST_OK && a->used > w->state.head) {
-		log_error("KSA pool to %s: %s has forgotten keys that it supplied: an older copy of its key store was put "
-		          "back. Their pool is retired and a new one made",
-		          p->destination, p->km->name);
-		s = ST_CONFLICT;
+	if (s == ST_OK)
+		s = catch_up(w, a);
+	if (s == ST_OK && w->skip > 0) {
+		ks_submit(p->km->ks, skip_work, skipped, w);
+		return;
 	}
 	if (s == ST_OK) {
-		p->open = true;
-		uses_told(&p->uses, w->used);
-		p->stock = w->state.stock;
-		p->ready = w->state.ready;
-		log_info("KSA pool to %s: open, %llu bytes ready", p->destination, (unsigned long long)p->stock);
-		ksa_pool_fill(p);
-		ksa_pool_ready(p);
-	} else if (s == ST_CONFLICT || s == ST_KEY_GONE) {
+		opened(w);
+		return;
+	}
+	p->making = false;
+	if (s == ST_CONFLICT || s == ST_KEY_GONE) {
 		p->retire = p->id;
 		memset(&p->id, 0, sizeof p->id);
 		uses_forget(&p->uses);
+		p->base = 0;
 		ksa_pool_make(p);
 	}
 	free(w);
+}
+
+/* Greater than those of earlier lives of this KM, too, as far as clocks go forward; else the destination says so. */
+static uint64_t next_opening(const struct ksa_pool *p)
+{
+	uint64_t now = env_utc(p->km->env);
+
+	return now > p->opening ? now : p->opening + 1;
 }
 
 static void looked(enum status s, void *arg)
@@ -85,7 +153,14 @@ static void looked(enum status s, void *arg)
 		return;
 	}
 	p->id = w->desc.id;
-	m.used = w->used = uses_unused_below(&p->uses);
+	p->opening = next_opening(p);
+	if (w->state.head > p->base)
+		p->base = w->state.head;
+	w->taken = p->uses.up_to > w->state.head ? p->uses.up_to : w->state.head;
+	w->used = uses_unused_below(&p->uses);
+	m.opening = p->opening;
+	m.used = w->used;
+	m.taken = w->taken;
 	km_trace_new(p->km, &m.trace);
 	km_send(p->km, KM_POOL_OPEN, p->destination, &m, open_answered, w);
 }
@@ -110,6 +185,14 @@ void ksa_pool_make(struct ksa_pool *p)
 	w->retire = p->retire;
 	env_random(p->km->env, &w->desc.id, sizeof w->desc.id);
 	ks_submit(p->km->ks, make_work, looked, w);
+}
+
+void ksa_pool_open_again(struct ksa_pool *p, uint64_t opening)
+{
+	if (!p->open || p->opening != opening)
+		return;
+	p->open = false;
+	ksa_pool_make(p);
 }
 
 void ksa_pool_peer_up(struct ksa_pool *p, bool up)
@@ -141,7 +224,7 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 struct telling {
 	struct ksa_pool *p;
 	struct id pool;
-	uint64_t unused_below;
+	uint64_t opening, unused_below;
 };
 
 static void told(enum status s, const void *answer, void *arg)
@@ -153,19 +236,24 @@ static void told(enum status s, const void *answer, void *arg)
 		t->p->uses.telling = false;
 		if (s == ST_OK && a->err.status == ST_OK)
 			uses_told(&t->p->uses, t->unused_below);
+		if (s == ST_OK && a->err.status == ST_NOT_FOUND)
+			ksa_pool_open_again(t->p, t->opening);
 	}
 	free(t);
 }
 
 void ksa_pool_tell_unused(struct ksa_pool *p)
 {
-	struct km_assign m = { .pool = p->id, .unused_below = uses_unused_below(&p->uses) };
+	struct km_assign m = { .pool = p->id,
+		                   .opening = p->opening,
+		                   .base = p->base,
+		                   .unused_below = uses_unused_below(&p->uses) };
 	struct telling *t;
 
 	if (!p->open || p->uses.telling || !uses_to_be_told(&p->uses))
 		return;
 	t = xcalloc(1, sizeof *t);
-	*t = (struct telling){ p, p->id, m.unused_below };
+	*t = (struct telling){ p, p->id, m.opening, m.unused_below };
 	p->uses.telling = true;
 	km_trace_new(p->km, &m.trace);
 	km_send(p->km, KM_ASSIGN, p->destination, &m, told, t);
@@ -189,7 +277,7 @@ struct ksa_inbound *ksa_inbound_from(struct km *km, const char *source)
 	return NULL;
 }
 
-void ksa_inbound_add(struct km *km, const struct id *id, const char *source)
+void ksa_inbound_add(struct km *km, const struct id *id, const char *source, uint64_t opening)
 {
 	struct ksa_inbound *old = ksa_inbound_from(km, source), *in;
 
@@ -200,6 +288,7 @@ void ksa_inbound_add(struct km *km, const struct id *id, const char *source)
 	in = xcalloc(1, sizeof *in);
 	in->id = *id;
 	strcpy(in->source, source);
+	in->opening = opening;
 	HASH_ADD(hh, km->inbound, id, sizeof in->id, in);
 }
 
@@ -207,7 +296,9 @@ struct opening {
 	struct km *km;
 	struct ks_pool_desc desc;
 	struct id retire; /* the pair's old pool; zero: none */
-	uint64_t used;    /* the source assigns nothing below any more */
+	uint64_t opening;
+	uint64_t used;  /* the source assigns nothing below any more */
+	uint64_t taken; /* and what it had assigned above this is void */
 	uint64_t given_up;
 	struct km_pool_open_answer a;
 	km_reply reply;
@@ -222,12 +313,15 @@ enum status ksa_pool_forget(struct ks_txn *t, const struct id *pool, uint64_t un
 	return s == ST_OK ? ks_void_below(t, pool, unused_below < state.ready ? unused_below : state.ready) : s;
 }
 
-/* What the source took and had not had assigned when it, or this KM, was killed. */
+/* What the source took and had not had assigned when it, or this KM, was killed; and what it had assigned and,
+ * for its commit was lost, not taken. If it has forgotten more than that it retires the pool. */
 static enum status give_up_used(struct ks_txn *t, struct opening *o, const struct ks_pool *before)
 {
 	struct ks_pool after;
 	enum status s = ksa_pool_forget(t, &o->desc.id, o->used);
 
+	if (s == ST_OK && o->a.used > o->taken && o->taken >= o->a.base)
+		s = ks_void(t, &o->desc.id, o->taken, o->a.used - o->taken, NULL);
 	if (s == ST_OK)
 		s = ks_pool_get(t, &o->desc.id, &after);
 	if (s == ST_OK)
@@ -239,6 +333,7 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 {
 	struct opening *o = arg;
 	struct ks_pool pool = { .retired = false };
+	struct ksa_use use = { 0, 0 };
 	enum status s = id_is_zero(&o->retire) ? ST_OK : ks_pool_retire(t, &o->retire);
 
 	if (s == ST_OK)
@@ -247,10 +342,12 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 		s = ks_pool_get(t, &o->desc.id, &pool);
 	if (s == ST_OK && pool.retired)
 		s = ST_KEY_GONE;
-	o->a.ready = pool.ready;
 	if (s == ST_OK)
-		s = give_up_used(t, o, &pool);
-	return s == ST_OK ? used_get(t, &o->desc.id, &o->a.used) : s;
+		s = ksa_use_get(t, &o->desc.id, &use);
+	o->a.ready = pool.ready;
+	o->a.used = use.up_to;
+	o->a.base = use.base;
+	return s == ST_OK ? give_up_used(t, o, &pool) : s;
 }
 
 static void opening_done(enum status s, void *arg)
@@ -262,25 +359,41 @@ static void opening_done(enum status s, void *arg)
 		        status_name(s));
 	} else {
 		if (o->given_up > 0)
-			log_info("KSA pool from %s: %llu bytes that were taken there and never assigned here are given up",
+			log_info("KSA pool from %s: %llu bytes that were on their way to applications there are given up",
 			         o->desc.source, (unsigned long long)o->given_up);
 		o->km->counters.bytes_voided += o->given_up;
-		ksa_inbound_add(o->km, &o->desc.id, o->desc.source);
+		ksa_inbound_add(o->km, &o->desc.id, o->desc.source, o->opening);
 	}
 	o->reply(&o->a.answer, o->arg);
 	free(o);
+}
+
+/* What it says of the source's use may be over long since. */
+static void opening_is_late(const struct ksa_inbound *in, km_reply reply, void *arg)
+{
+	struct km_pool_open_answer a = { .opening = in->opening };
+
+	err_set(&a.answer.err, ST_BUSY, "KSA pool of %s: there was a later opening", in->source);
+	reply(&a.answer, arg);
 }
 
 void handle_pool_open(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
 {
 	const struct km_pool_open *m = message;
 	struct ksa_inbound *old = ksa_inbound_from(km, from);
-	struct opening *o = xcalloc(1, sizeof *o);
+	struct opening *o;
 
+	if (old != NULL && id_equal(&old->id, &m->pool) && m->opening <= old->opening) {
+		opening_is_late(old, reply, arg);
+		return;
+	}
+	o = xcalloc(1, sizeof *o);
 	o->km = km;
 	o->reply = reply;
 	o->arg = arg;
+	o->opening = m->opening;
 	o->used = m->used;
+	o->taken = m->taken;
 	o->desc.id = m->pool;
 	o->desc.kind = KS_POOL_KSA;
 	strcpy(o->desc.source, from);
@@ -288,6 +401,8 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 	if (old != NULL && !id_equal(&old->id, &m->pool)) {
 		log_warning("KSA pool from %s: made anew there; the keys of the old one are voided", from);
 		o->retire = old->id;
+	} else if (old != NULL) {
+		old->opening = m->opening; /* from now: what comes late under the old one is refused */
 	}
 	ks_submit(km->ks, opening_work, opening_done, o);
 }

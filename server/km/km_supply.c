@@ -1,17 +1,25 @@
 /*
- * km_supply.c - the KSA supplies keys (Ak), together with the far KSA (Kx-2): procedure I.1.
+ * km_supply.c - the KSA supplies keys on request (Ak), together with the far KSA (Kx-2): procedure I.1.
  *
- * A key request takes its keys from the pair's KSA pool (durable), has them assigned to the two
- * applications at the destination (durable there), and only then is answered. Requests that come
- * together share a commit and a message. From the take on the keys are used: whatever happens they are
- * never taken again; where the outcome is unknown both ends void them.
+ * The keys of a request are taken from the pair's KSA pool and assigned to the two applications at the
+ * destination; both are durable before it is answered. The two commits run side by side: the assignment is sent
+ * as soon as it is known which keys they are. Requests of one turn of the loop are one work (a draw); what was
+ * taken together is assigned with one message.
  *
- * A refusal consumes nothing: too few keys, an unknown application or ID, the wrong application are
- * found before anything is taken.
+ * So the destination may know of keys that this end, after a crash or a commit that failed, has not taken. It
+ * never takes them again: here the works remember how far they have shown the pool (struct ksa_shown) and void
+ * up to there; a KM that was killed learns it from the destination when it opens the pool (km_pool.c).
+ * doc/key-store.md has the whole argument.
+ *
+ * From the take on keys are used: whatever happens they are never taken again; where the outcome is unknown both
+ * ends void them. A refusal consumes nothing: too few keys, an unknown application or ID, the wrong
+ * application are found before anything is taken.
  */
 #include <stdlib.h>
 
 #include "core.h"
+
+enum { DRAW_BYTES = 16 * 1024 }; /* of keys in one draw, if it is for more than one request */
 
 /* Keys that lie one behind another. */
 struct run {
@@ -24,7 +32,7 @@ struct run {
 struct request {
 	struct ksa_pool *pool;
 	struct km *km;
-	struct request *prev, *next; /* in waiting or taken */
+	struct request *prev, *next; /* in waiting, gathered, taken or a message's list */
 	struct application *source, *destination;
 	struct id trace;
 	uint32_t count, key_len, priority;
@@ -35,23 +43,49 @@ struct request {
 	km_reply reply;
 	void *arg;
 
-	/* what the work does */
-	struct id pool_id;
-	uint64_t stock;
-	struct secret bytes;
-
-	struct use use;      /* from the take until the assignment is answered */
-	enum status failure; /* of the assignment message */
+	struct use use; /* from the take until the assignment is answered */
+	struct draw *draw; /* that takes its keys */
+	struct request *next_drawn;
+	uint8_t *bytes; /* in the draw's */
+	bool unsent;    /* in taken */
+	bool durable;   /* the draw's commit is over */
+	bool assigned;  /* the message is answered */
+	enum status failure;
+	uint32_t got;
 	unsigned run_count;
 	struct run runs[]; /* room for count: no two keys need lie together */
 };
 
+/* Requests whose keys are taken by one work. */
+struct draw {
+	struct ksa_pool *pool;
+	struct id pool_id;
+	struct ksa_shown *shown;
+	bool early; /* told before its commit */
+	bool ran;
+	unsigned holds; /* requests, and the work */
+	uint64_t len;   /* bytes of all keys */
+	struct secret bytes;
+	struct request *requests;
+	/* what the work finds */
+	uint64_t base, stock, skipped;
+};
+
 /* ---- ending a request ---------------------------------------------------------------------------- */
+
+static void draw_release(struct draw *d)
+{
+	if (--d->holds > 0)
+		return;
+	secret_free(&d->bytes);
+	free(d);
+}
 
 static void request_free(struct request *r)
 {
 	env_timer_free(r->km->env, r->deadline);
-	secret_free(&r->bytes);
+	if (r->draw != NULL)
+		draw_release(r->draw);
 	free(r);
 }
 
@@ -64,29 +98,24 @@ static void request_fail(struct request *r, enum status s, const char *text)
 
 static void request_succeed(struct request *r)
 {
-	struct id *ids = xcalloc(r->count, sizeof *ids);
-	struct km_keys keys = { .count = r->count, .key_len = r->key_len, .key_ids = ids };
+	struct id one, *ids = r->count == 1 ? &one : xcalloc(r->count, sizeof *ids);
+	struct km_keys keys = { .count = r->count,
+		                .key_len = r->key_len,
+		                .key_ids = ids,
+		                .bytes = r->bytes,
+		                .len = (size_t)r->count * r->key_len };
 	uint32_t k = 0;
 
 	for (unsigned i = 0; i < r->run_count; i++)
 		for (uint32_t j = 0; j < r->runs[i].count; j++)
-			ks_key_id(&r->pool_id, r->runs[i].offset + (uint64_t)j * r->key_len, r->key_len, &ids[k++]);
-	secret_move(&keys.bytes, &r->bytes);
+			ks_key_id(&r->draw->pool_id, r->runs[i].offset + (uint64_t)j * r->key_len, r->key_len, &ids[k++]);
 	r->km->counters.keys_supplied += r->count;
 	r->reply(&keys.answer, r->arg);
-	secret_free(&keys.bytes);
-	free(ids);
+	secret_wipe(r->bytes, keys.len); /* the draw may live on */
+	if (ids != &one)
+		free(ids);
 	request_free(r);
 }
-
-/* ---- assignment: one message for all that was taken together ------------------------------------------ */
-
-struct batch {
-	struct ksa_pool *pool;
-	struct request *first;
-	struct km_assignment assignments[KM_ASSIGNMENTS_MAX];
-	struct km_assign m;
-};
 
 static void void_answered(enum status s, const void *answer, void *arg)
 {
@@ -99,10 +128,9 @@ static void void_answered(enum status s, const void *answer, void *arg)
 static void void_keys(struct ksa_pool *p, const struct request *r)
 {
 	for (unsigned i = 0; i < r->run_count; i++) {
-		struct km_void m = { .trace = r->trace, .pool = r->pool_id, .offset = r->runs[i].offset };
+		struct km_void m = { .trace = r->trace, .pool = r->draw->pool_id, .offset = r->runs[i].offset };
 
 		m.len = (uint64_t)r->runs[i].count * r->key_len;
-		p->km->counters.bytes_voided += m.len;
 		km_send(p->km, KM_VOID, p->destination, &m, void_answered, NULL);
 	}
 }
@@ -117,6 +145,8 @@ static const char *failure_text(enum status s)
 		return "the far key manager did not answer in time; these keys are voided: ask again";
 	case ST_UNKNOWN_APPLICATION:
 		return "the far key manager does not serve that application: configure it there";
+	case ST_STORAGE:
+		return "the key store here or there could not be written";
 	default:
 		return "the far key manager refused to assign them";
 	}
@@ -133,10 +163,40 @@ static void tell_given_up(struct ksa_pool *p)
 	p->given_up = 0;
 }
 
+static void give_up(struct ksa_pool *p, uint64_t bytes)
+{
+	p->given_up += bytes;
+	p->km->counters.bytes_voided += bytes;
+}
+
+/* Both ends have had their say, or it never got to the other one. */
+static void request_over(struct request *r, bool kept)
+{
+	if (r->failure == ST_OK) {
+		request_succeed(r);
+		return;
+	}
+	if (kept) /* else the next draw skips and counts them */
+		give_up(r->pool, (uint64_t)r->count * r->key_len);
+	void_keys(r->pool, r);
+	request_fail(r, r->failure, failure_text(r->failure));
+}
+
+/* ---- assignment: one message for all that was taken together ------------------------------------------ */
+
+struct batch {
+	struct ksa_pool *pool;
+	struct request *first;
+	struct km_assignment *assignments;
+	uint32_t room;
+	struct km_assign m;
+};
+
 static void batch_answered(enum status s, const void *answer, void *arg)
 {
 	const struct km_assign_answer *a = answer;
 	struct batch *b = arg;
+	struct ksa_pool *p = b->pool;
 	struct request *r, *next;
 
 	if (s == ST_OK)
@@ -147,19 +207,19 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		uses_told(&b->pool->uses, b->m.unused_below);
 	DL_FOREACH_SAFE (b->first, r, next) {
 		DL_DELETE(b->first, r);
-		r->failure = s;
+		r->assigned = true;
+		if (r->failure == ST_OK)
+			r->failure = s;
 		for (unsigned i = 0; i < r->run_count && r->failure == ST_OK; i++)
 			r->failure = a->results[r->runs[i].assignment];
-		uses_end(&b->pool->uses, &r->use, r->failure == ST_OK);
-		if (r->failure == ST_OK) {
-			request_succeed(r);
-			continue;
-		}
-		b->pool->given_up += (uint64_t)r->count * r->key_len;
-		void_keys(b->pool, r);
-		request_fail(r, r->failure, failure_text(r->failure));
+		uses_end(&p->uses, &r->use, r->failure == ST_OK);
+		if (r->durable)
+			request_over(r, true);
 	}
-	tell_given_up(b->pool);
+	if (s == ST_NOT_FOUND)
+		ksa_pool_open_again(p, b->m.opening);
+	tell_given_up(p);
+	free(b->assignments);
 	free(b);
 }
 
@@ -174,6 +234,10 @@ static uint32_t batch_add(struct batch *b, const struct request *r, const struct
 	    last->offset + (uint64_t)last->count * last->key_len == run->offset) {
 		last->count += run->count;
 		return b->m.count - 1;
+	}
+	if (b->m.count == b->room) {
+		b->room = b->room > 0 ? 2 * b->room : 16;
+		b->assignments = xrealloc(b->assignments, b->room * sizeof *b->assignments);
 	}
 	b->assignments[b->m.count] = (struct km_assignment){ .offset = run->offset,
 		                                             .key_len = r->key_len,
@@ -192,16 +256,19 @@ static void batch_send(struct ksa_pool *p)
 	DL_FOREACH_SAFE (p->taken, r, next) {
 		if (b->m.count + r->run_count > KM_ASSIGNMENTS_MAX)
 			break;
-		if (b->m.count > 0 && !id_equal(&b->m.pool, &r->pool_id))
+		if (b->m.count > 0 && !id_equal(&b->m.pool, &r->draw->pool_id))
 			break;
-		b->m.pool = r->pool_id;
+		b->m.pool = r->draw->pool_id;
 		if (b->m.count == 0)
 			b->m.trace = r->trace;
 		for (unsigned i = 0; i < r->run_count; i++)
 			r->runs[i].assignment = batch_add(b, r, &r->runs[i]);
 		DL_DELETE(p->taken, r);
 		DL_APPEND(b->first, r);
+		r->unsent = false;
 	}
+	b->m.opening = p->opening;
+	b->m.base = p->base;
 	b->m.expires = env_utc(p->km->env) + p->km->limits.key_lifetime;
 	b->m.assignments = b->assignments;
 	b->m.unused_below = id_equal(&b->m.pool, &p->id) ? uses_unused_below(&p->uses) : 0;
@@ -217,39 +284,23 @@ static void flush(void *arg)
 		batch_send(p);
 }
 
-/* ---- taking the keys -------------------------------------------------------------------------------------- */
+/* ---- taking the keys: the work ----------------------------------------------------------------------------- */
 
-static enum status take_work(struct ks_txn *t, void *arg)
+/* After a commit that failed: the destination may have heard of keys beyond head. */
+static enum status skip_shown(struct ks_txn *t, struct draw *d, const struct ks_pool *before)
 {
-	struct request *r = arg;
-	struct secret part = { NULL, 0 };
-	uint32_t got = 0;
-	struct ks_pool pool;
-	enum status s = ST_OK;
+	struct ks_pool after;
+	enum status s;
 
-	secret_free(&r->bytes);
-	for (r->run_count = 0; got < r->count && s == ST_OK; r->run_count++) {
-		struct run *run = &r->runs[r->run_count];
-
-		s = ks_take(t, &r->pool_id, r->key_len, (size_t)(r->count - got) * r->key_len, r->key_len, &run->offset,
-		            &part);
-		if (s != ST_OK)
-			break;
-		run->count = (uint32_t)(part.len / r->key_len);
-		if (run->count == r->count) {
-			secret_move(&r->bytes, &part);
-			got = r->count;
-			continue;
-		}
-		if (r->bytes.bytes == NULL)
-			secret_alloc(&r->bytes, (size_t)r->count * r->key_len);
-		memcpy(r->bytes.bytes + (size_t)got * r->key_len, part.bytes, part.len);
-		got += run->count;
-		secret_free(&part);
-	}
+	if (!id_equal(&d->shown->pool, &d->pool_id))
+		*d->shown = (struct ksa_shown){ .pool = d->pool_id };
+	if (d->shown->up_to <= before->head)
+		return ST_OK;
+	s = ks_void_below(t, &d->pool_id, d->shown->up_to);
 	if (s == ST_OK)
-		s = ks_pool_get(t, &r->pool_id, &pool);
-	r->stock = s == ST_OK ? pool.stock : 0;
+		s = ks_pool_get(t, &d->pool_id, &after);
+	if (s == ST_OK)
+		d->skipped = after.voided - before->voided;
 	return s;
 }
 
@@ -260,32 +311,228 @@ static uint64_t request_end(const struct request *r)
 	return last->offset + (uint64_t)last->count * r->key_len;
 }
 
-static void wait_for_keys(struct request *r);
-
-static void taken(enum status s, void *arg)
+/* Hands out keys to the requests, from *next on. */
+static void hand_out(struct request **next, uint64_t offset, uint32_t keys)
 {
-	struct request *r = arg;
-	struct ksa_pool *p = r->pool;
+	while (keys > 0) {
+		struct request *r = *next;
+		uint32_t n = keys < r->count - r->got ? keys : r->count - r->got;
 
-	if (s == ST_TOO_FEW_KEYS) {
-		r->fell_short = true;
-		wait_for_keys(r);
-		return;
+		r->runs[r->run_count++] = (struct run){ .offset = offset, .count = n };
+		r->got += n;
+		keys -= n;
+		offset += (uint64_t)n * r->key_len;
+		if (r->got == r->count)
+			*next = r->next_drawn;
 	}
-	if (s != ST_OK) {
-		request_fail(r, s, s == ST_STORAGE ? "the key store could not be written" : status_name(s));
-		return;
+}
+
+/* The keys of the requests from *next on that want the same length, into room; *used grows by their bytes. */
+static enum status draw_alike(struct ks_txn *t, struct draw *d, struct request **next, size_t *used)
+{
+	uint32_t key_len = (*next)->key_len;
+	size_t left = 0, len;
+
+	for (struct request *r = *next; r != NULL && r->key_len == key_len; r = r->next_drawn) {
+		r->bytes = d->bytes.bytes + *used + left;
+		r->got = 0;
+		r->run_count = 0;
+		left += (size_t)r->count * key_len;
 	}
-	p->stock = r->stock;
-	if (id_equal(&r->pool_id, &p->id))
-		uses_begin(&p->uses, &r->use, r->runs[0].offset, request_end(r));
-	r->source->waiting--;
-	DL_APPEND(p->taken, r);
+	for (; left > 0; left -= len, *used += len) {
+		uint64_t offset;
+		enum status s = ks_take_into(t, &d->pool_id, key_len, left, key_len, &offset, d->bytes.bytes + *used, &len);
+
+		if (s != ST_OK)
+			return s;
+		hand_out(next, offset, (uint32_t)(len / key_len));
+	}
+	return ST_OK;
+}
+
+static enum status draw_work(struct ks_txn *t, void *arg)
+{
+	struct draw *d = arg;
+	struct request *next = d->requests;
+	struct ks_pool pool;
+	size_t used = 0;
+	enum status s = ks_pool_get(t, &d->pool_id, &pool);
+
+	if (s != ST_OK)
+		return s;
+	d->base = pool.durable;
+	s = skip_shown(t, d, &pool);
+	while (s == ST_OK && next != NULL)
+		s = draw_alike(t, d, &next, &used);
+	if (s == ST_OK)
+		s = ks_pool_get(t, &d->pool_id, &pool);
+	if (s != ST_OK)
+		return s;
+	d->stock = pool.stock;
+	if (d->early)
+		d->shown->up_to = pool.head;
+	return ST_OK;
+}
+
+/* ---- taking the keys: before and after ---------------------------------------------------------------------- */
+
+static void wait_for_keys(struct request *r);
+static void draw_submit(struct ksa_pool *p, struct request *first);
+
+uint64_t ksa_pool_available(const struct ksa_pool *p)
+{
+	return p->stock > p->promised ? p->stock - p->promised : 0;
+}
+
+static uint64_t request_len(const struct request *r)
+{
+	return (uint64_t)r->count * r->key_len;
+}
+
+/* The keys are known: they are assigned at the end of this turn, with those of other draws. */
+static void draw_ran(void *arg)
+{
+	struct draw *d = arg;
+	struct ksa_pool *p = d->pool;
+	struct request *r;
+	bool current = id_equal(&d->pool_id, &p->id);
+
+	d->ran = true;
+	p->promised -= d->len;
+	if (current)
+		p->stock = d->stock;
+	if (current && d->base > p->base)
+		p->base = d->base;
+	for (r = d->requests; r != NULL; r = r->next_drawn) {
+		if (current)
+			uses_begin(&p->uses, &r->use, r->runs[0].offset, request_end(r));
+		r->source->waiting--;
+		r->unsent = true;
+		DL_APPEND(p->taken, r);
+	}
 	if (!p->flush_posted) {
 		p->flush_posted = true;
 		env_post(p->km->env, flush, p);
 	}
 	ksa_pool_fill(p);
+}
+
+/* Nothing was taken. Too few for all of them may be enough for some. */
+static void draw_failed(struct draw *d, enum status s)
+{
+	struct ksa_pool *p = d->pool;
+	struct request *r, *next;
+	bool alone = d->requests->next_drawn == NULL;
+
+	p->promised -= d->len;
+	for (r = d->requests; r != NULL; r = next) {
+		next = r->next_drawn;
+		if (s != ST_TOO_FEW_KEYS) {
+			r->source->waiting--;
+			request_fail(r, s, s == ST_STORAGE ? "the key store could not be written" : status_name(s));
+			continue;
+		}
+		draw_release(d);
+		r->draw = NULL;
+		r->next_drawn = NULL;
+		if (!alone) {
+			draw_submit(p, r);
+			continue;
+		}
+		r->fell_short = true;
+		wait_for_keys(r);
+	}
+}
+
+static void draw_durable(struct draw *d, enum status s)
+{
+	struct request *r, *next;
+
+	for (r = d->requests; r != NULL; r = next) {
+		next = r->next_drawn;
+		r->durable = true;
+		if (s != ST_OK)
+			r->failure = s;
+		if (r->unsent && s != ST_OK) {
+			DL_DELETE(d->pool->taken, r);
+			uses_end(&d->pool->uses, &r->use, false);
+			request_fail(r, s, failure_text(s));
+		} else if (r->assigned) {
+			request_over(r, s == ST_OK);
+		}
+	}
+}
+
+static void drawn(enum status s, void *arg)
+{
+	struct draw *d = arg;
+	struct ksa_pool *p = d->pool;
+
+	if (s == ST_OK && !d->ran)
+		draw_ran(d);
+	if (d->ran)
+		draw_durable(d, s);
+	else
+		draw_failed(d, s);
+	if (s == ST_OK)
+		give_up(p, d->skipped);
+	p->careful = s != ST_OK && (s == ST_STORAGE || p->careful);
+	tell_given_up(p);
+	draw_release(d);
+}
+
+/* Takes the keys of a chain of requests with one work. */
+static void draw_submit(struct ksa_pool *p, struct request *first)
+{
+	struct draw *d = xcalloc(1, sizeof *d);
+	struct request *r;
+
+	*d = (struct draw){ .pool = p, .pool_id = p->id, .shown = &p->shown, .early = !p->careful, .requests = first };
+	d->holds = 1;
+	for (r = first; r != NULL; r = r->next_drawn) {
+		r->draw = d;
+		d->holds++;
+		d->len += request_len(r);
+	}
+	p->promised += d->len;
+	secret_alloc(&d->bytes, d->len);
+	if (d->early)
+		ks_submit_early(p->km->ks, draw_work, draw_ran, drawn, d);
+	else
+		ks_submit(p->km->ks, draw_work, drawn, d);
+}
+
+static void draw_gathered(void *arg)
+{
+	struct ksa_pool *p = arg;
+
+	p->gather_posted = false;
+	while (p->gathered != NULL) {
+		struct request *first = NULL, **last = &first, *r;
+		uint64_t len = 0;
+
+		while ((r = p->gathered) != NULL && (len == 0 || len + request_len(r) <= DRAW_BYTES)) {
+			DL_DELETE(p->gathered, r);
+			len += request_len(r);
+			*last = r;
+			last = &r->next_drawn;
+		}
+		*last = NULL;
+		p->promised -= len;
+		draw_submit(p, first);
+	}
+}
+
+static void gather(struct request *r)
+{
+	struct ksa_pool *p = r->pool;
+
+	p->promised += request_len(r);
+	DL_APPEND(p->gathered, r);
+	if (p->gather_posted)
+		return;
+	p->gather_posted = true;
+	env_post(p->km->env, draw_gathered, p);
 }
 
 /* ---- waiting for keys ------------------------------------------------------------------------------------------ */
@@ -358,36 +605,26 @@ static void wait_for_keys(struct request *r)
 	ksa_pool_fill(p);
 }
 
-static void submit(struct request *r)
-{
-	r->pool_id = r->pool->id;
-	ks_submit(r->km->ks, take_work, taken, r);
-}
-
 void ksa_pool_ready(struct ksa_pool *p)
 {
-	uint64_t stock = p->stock;
-
 	while (p->open && p->waiting != NULL) {
 		struct request *r = p->waiting;
-		uint64_t need = (uint64_t)r->count * r->key_len;
 
-		if (need > stock)
+		if (request_len(r) > ksa_pool_available(p))
 			return;
-		stock -= need;
 		dequeue(r);
-		submit(r);
+		gather(r);
 	}
 }
 
 /* Remnants at the ends of ranges are stock, but no keys: a request that fell short is to get a fresh range. */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p)
 {
-	uint64_t bytes = 0, usable = p->stock;
+	uint64_t bytes = 0, usable = ksa_pool_available(p);
 	const struct request *r;
 
 	DL_FOREACH (p->waiting, r) {
-		bytes += (uint64_t)r->count * r->key_len;
+		bytes += request_len(r);
 		if (!r->fell_short)
 			continue;
 		bytes += r->key_len; /* keys begin at a multiple of their length */
@@ -405,6 +642,25 @@ void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text)
 {
 	while (p->waiting != NULL)
 		fail_waiting(p->waiting, s, text);
+}
+
+void ksa_pool_stop(struct ksa_pool *p)
+{
+	static const char text[] = "the key manager is stopping";
+	struct request *r, *next;
+
+	ksa_pool_fail_waiting(p, ST_BUSY, text);
+	DL_FOREACH_SAFE (p->gathered, r, next) {
+		DL_DELETE(p->gathered, r);
+		request_fail(r, ST_BUSY, text);
+	}
+	DL_FOREACH_SAFE (p->taken, r, next) {
+		if (!r->durable)
+			continue; /* its draw's */
+		DL_DELETE(p->taken, r);
+		uses_end(&p->uses, &r->use, false);
+		request_fail(r, ST_BUSY, text);
+	}
 }
 
 /* ---- key request --------------------------------------------------------------------------------------------------- */
@@ -437,9 +693,8 @@ static bool request_fits(struct km *km, const struct km_key_request *m, uint32_t
 	return false;
 }
 
-/* Finds the two applications of a request by from; true if it may speak for the source. */
-static bool find_pair(struct km *km, const char *from, const char *source, const char *destination,
-                      struct application **a, struct application **b, km_reply reply, void *arg)
+bool find_pair(struct km *km, const char *from, const char *source, const char *destination, struct application **a,
+               struct application **b, km_reply reply, void *arg)
 {
 	*a = application_by_name(km, source);
 	*b = application_by_name(km, destination);
@@ -492,145 +747,10 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 	r->reply = reply;
 	r->arg = arg;
 	source->waiting++;
-	if (r->pool->open && r->pool->stock >= (uint64_t)count * r->key_len && r->pool->waiting == NULL) {
-		submit(r);
-		return;
-	}
-	wait_for_keys(r);
-}
-
-/* ---- key request with ID ------------------------------------------------------------------------------------------------ */
-
-struct fetch {
-	struct km *km;
-	struct id pool;
-	uint32_t count;
-	km_name source, destination;
-	struct id *ids;
-	uint64_t *offsets;
-	uint32_t *key_lens;
-	struct secret bytes;
-	uint32_t failed; /* which key */
-	km_reply reply;
-	void *arg;
-};
-
-static enum status fetch_work(struct ks_txn *t, void *arg)
-{
-	struct fetch *f = arg;
-	struct secret key = { NULL, 0 };
-	uint8_t *to = f->bytes.bytes;
-
-	for (uint32_t i = 0; i < f->count; i++) {
-		enum status s = ks_deliver(t, &f->pool, f->offsets[i], f->source, f->destination, &key);
-
-		f->failed = i;
-		if (s == ST_OK && key.len != f->key_lens[i])
-			s = ST_UNKNOWN_KEY_ID;
-		if (s != ST_OK) {
-			secret_free(&key);
-			return s;
-		}
-		memcpy(to, key.bytes, key.len);
-		to += key.len;
-		secret_free(&key);
-	}
-	return ST_OK;
-}
-
-static void fetch_free(struct fetch *f)
-{
-	secret_free(&f->bytes);
-	free(f->ids);
-	free(f->offsets);
-	free(f->key_lens);
-	free(f);
-}
-
-static void fetch_refuse(struct fetch *f, enum status s)
-{
-	char text[ID_TEXT_LEN];
-	const char *why = status_name(s);
-
-	id_format(&f->ids[f->failed], text);
-	if (s == ST_UNKNOWN_KEY_ID)
-		why = "no such key of that application is here: one or more keys specified are not found";
-	else if (s == ST_DENIED)
-		why = "it was requested for another application";
-	else if (s == ST_KEY_GONE)
-		why = "it was delivered already, or its time was over";
-	f->km->counters.requests_refused++;
-	km_refuse(f->reply, f->arg, s, "key %s from %s: %s; none was delivered", text, f->source, why);
-}
-
-static void fetched(enum status s, void *arg)
-{
-	struct fetch *f = arg;
-	struct km_keys keys = { .count = f->count, .key_ids = f->ids, .key_lens = f->key_lens };
-
-	if (s != ST_OK) {
-		fetch_refuse(f, s);
-		fetch_free(f);
-		return;
-	}
-	secret_move(&keys.bytes, &f->bytes);
-	f->km->counters.keys_fetched += f->count;
-	f->reply(&keys.answer, f->arg);
-	secret_free(&keys.bytes);
-	fetch_free(f);
-}
-
-/* Finds where each ID lies; false, with f->failed set, if one is none of the pool. */
-static bool locate(struct fetch *f)
-{
-	size_t total = 0;
-
-	for (uint32_t i = 0; i < f->count; i++) {
-		f->failed = i;
-		if (!ks_key_id_invert(&f->pool, &f->ids[i], &f->offsets[i], &f->key_lens[i]) ||
-		    f->key_lens[i] > f->km->limits.max_key_size / 8)
-			return false;
-		total += f->key_lens[i];
-	}
-	secret_alloc(&f->bytes, total);
-	return true;
-}
-
-void handle_key_request_with_id(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
-{
-	const struct km_key_request_with_id *m = message;
-	struct application *source, *destination;
-	struct ksa_inbound *in;
-	struct fetch *f;
-
-	if (!find_pair(km, from, m->destination, m->source, &destination, &source, reply, arg)) {
-		km->counters.requests_refused++;
-		return;
-	}
-	if (m->count == 0 || m->count > KM_KEYS_MAX) {
-		km_refuse(reply, arg, ST_BAD_REQUEST, "%u key IDs given: between 1 and %d a request", m->count, KM_KEYS_MAX);
-		return;
-	}
-	f = xcalloc(1, sizeof *f);
-	f->km = km;
-	f->count = m->count;
-	strcpy(f->source, m->source);
-	strcpy(f->destination, m->destination);
-	f->ids = xcalloc(m->count, sizeof *f->ids);
-	memcpy(f->ids, m->key_ids, m->count * sizeof *f->ids);
-	f->offsets = xcalloc(m->count, sizeof *f->offsets);
-	f->key_lens = xcalloc(m->count, sizeof *f->key_lens);
-	f->reply = reply;
-	f->arg = arg;
-	in = ksa_inbound_from(km, source->km);
-	if (in != NULL)
-		f->pool = in->id;
-	if (in == NULL || !locate(f)) {
-		fetch_refuse(f, ST_UNKNOWN_KEY_ID);
-		fetch_free(f);
-		return;
-	}
-	ks_submit(km->ks, fetch_work, fetched, f);
+	if (r->pool->open && ksa_pool_available(r->pool) >= request_len(r) && r->pool->waiting == NULL)
+		gather(r);
+	else
+		wait_for_keys(r);
 }
 
 /* ---- status ------------------------------------------------------------------------------------------------------------- */
@@ -653,93 +773,4 @@ void handle_status(struct km *km, const char *from, const void *message, km_repl
 	a.stored_keys = p->stock / (a.key_size / 8);
 	a.max_stored_keys = km->limits.ksa_high_water / (a.key_size / 8);
 	reply(&a.answer, arg);
-}
-
-/* ---- the far KSA: assignment ---------------------------------------------------------------------------------------------- */
-
-struct assigning {
-	struct km *km;
-	struct id pool;
-	uint32_t count;
-	uint64_t unused_below;
-	struct ks_assignment *rows;
-	enum status *results;
-	km_reply reply;
-	void *arg;
-};
-
-static enum status assign_work(struct ks_txn *t, void *arg)
-{
-	struct assigning *a = arg;
-	uint64_t used = 0;
-	enum status s;
-
-	for (uint32_t i = 0; i < a->count; i++) {
-		const struct ks_assignment *row = &a->rows[i];
-		uint64_t end = row->offset + (uint64_t)row->key_len * row->count;
-
-		if (row->key_len == 0) /* refused before */
-			continue;
-		a->results[i] = ks_assign(t, &a->pool, row);
-		if (a->results[i] == ST_STORAGE || a->results[i] == ST_INTERNAL)
-			return a->results[i];
-		if (end > used)
-			used = end;
-	}
-	s = ksa_pool_forget(t, &a->pool, a->unused_below);
-	return s == ST_OK ? used_raise(t, &a->pool, used) : s;
-}
-
-static void assigned(enum status s, void *arg)
-{
-	struct assigning *a = arg;
-	struct km_assign_answer answer = { .count = a->count, .results = a->results };
-
-	if (s != ST_OK)
-		err_set(&answer.answer.err, s, "assigning keys at %s: %s", a->km->name, status_name(s));
-	a->reply(&answer.answer, a->arg);
-	free(a->rows);
-	free(a->results);
-	free(a);
-}
-
-void handle_assign(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
-{
-	const struct km_assign *m = message;
-	struct ksa_inbound *in = ksa_inbound_by_id(km, &m->pool);
-	struct assigning *a;
-
-	if (in == NULL || strcmp(in->source, from) != 0) {
-		km_refuse(reply, arg, ST_NOT_FOUND, "%s has no KSA pool of that ID from %s: open it", km->name, from);
-		return;
-	}
-	a = xcalloc(1, sizeof *a);
-	a->km = km;
-	a->pool = m->pool;
-	a->count = m->count;
-	a->unused_below = m->unused_below;
-	a->rows = xcalloc(m->count, sizeof *a->rows);
-	a->results = xcalloc(m->count, sizeof *a->results);
-	a->reply = reply;
-	a->arg = arg;
-	for (uint32_t i = 0; i < m->count; i++) {
-		const struct km_assignment *one = &m->assignments[i];
-		struct application *app = application_by_name(km, one->destination);
-
-		if (app == NULL || strcmp(app->km, km->name) != 0) {
-			a->results[i] = ST_UNKNOWN_APPLICATION;
-			continue;
-		}
-		if (one->key_len == 0 || one->count == 0 || one->key_len > km->limits.max_key_size / 8) {
-			a->results[i] = ST_BAD_REQUEST;
-			continue;
-		}
-		a->rows[i].offset = one->offset;
-		a->rows[i].key_len = one->key_len;
-		a->rows[i].count = one->count;
-		a->rows[i].expires = m->expires;
-		strcpy(a->rows[i].source, one->source);
-		strcpy(a->rows[i].destination, one->destination);
-	}
-	ks_submit(km->ks, assign_work, assigned, a);
 }

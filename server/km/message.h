@@ -98,12 +98,13 @@ struct km_key_request_with_id {
 	uint32_t count;
 };
 
-/* The keys lie one behind another in bytes; the receiver takes them over with secret_move. */
+/* The keys lie one behind another in bytes. */
 struct km_keys {
 	struct km_answer answer;
 	uint32_t count, key_len;
-	struct id *key_ids; /* count of them; the sender's */
-	struct secret bytes;
+	const struct id *key_ids; /* count of them; the sender's, like the bytes */
+	const uint8_t *bytes;
+	size_t len;               /* of all the bytes */
 	const uint32_t *key_lens; /* with ID: the length of each; NULL: all have key_len */
 };
 
@@ -207,15 +208,12 @@ struct km_link_open_answer {
 	struct km_link_state follower;
 };
 
-enum km_block_offer { KM_BLOCK_LACKING, KM_BLOCK_STORED, KM_BLOCK_TAGGED };
-
 struct km_link_sync {
 	struct id trace;
 	const char *link;
-	uint64_t first, give_up_below, unused_below;
+	uint64_t first, give_up_below, auth_offset;
 	uint32_t count;
-	uint8_t have[KM_WINDOW_MAX]; /* enum km_block_offer */
-	uint64_t auth_offsets[KM_WINDOW_MAX];
+	uint8_t have[KM_WINDOW_MAX];
 	uint8_t tags[KM_WINDOW_MAX][KM_TAG_LEN];
 };
 
@@ -224,9 +222,7 @@ struct km_link_sync_answer {
 	uint64_t first;
 	uint32_t count;
 	uint8_t settled[KM_WINDOW_MAX];
-	uint32_t stored_count; /* as many as were asked for, from that one on */
-	uint8_t stored[KM_WINDOW_MAX];
-	uint64_t auth_offset;
+	uint64_t follower_next, auth_offset;
 	uint8_t tag[KM_TAG_LEN];
 };
 
@@ -291,12 +287,12 @@ struct km_completion {
 struct km_pool_open {
 	struct id trace;
 	struct id pool;
-	uint64_t used, ready;
+	uint64_t opening, used, taken, ready;
 };
 
 struct km_pool_open_answer {
 	struct km_answer answer;
-	uint64_t used, ready;
+	uint64_t opening, used, base, ready;
 };
 
 struct km_verify {
@@ -316,6 +312,7 @@ struct km_assignment {
 struct km_assign {
 	struct id trace;
 	struct id pool;
+	uint64_t opening, base;
 	uint64_t expires, unused_below;
 	uint32_t count; /* 0: only unused_below is told */
 	const struct km_assignment *assignments;

@@ -89,12 +89,12 @@ static void request_answered(const struct km_answer *answer, void *arg)
 			sim_violation(s, "%s refused a key request without a text", r->node->party.name);
 		return;
 	}
-	if (keys->count != r->number || keys->key_len != r->size / 8 || keys->bytes.len != keys->count * keys->key_len) {
+	if (keys->count != r->number || keys->key_len != r->size / 8 || keys->len != keys->count * keys->key_len) {
 		sim_violation(s, "%s answered OK without all of the keys", r->node->party.name);
 		return;
 	}
 	for (uint32_t i = 0; i < keys->count; i++)
-		key_supplied(r, &keys->key_ids[i], keys->bytes.bytes + i * keys->key_len, keys->key_len);
+		key_supplied(r, &keys->key_ids[i], keys->bytes + i * keys->key_len, keys->key_len);
 }
 
 void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_t size, uint64_t deadline,
@@ -148,8 +148,6 @@ static void fetch_refused(struct app_key *k, const struct km_answer *answer)
 	k->state = KEY_GONE;
 	if (answer->err.status == ST_KEY_GONE && (k->lost_fetch || age >= s->options.limits.key_lifetime))
 		return;
-	if (k->source->put_back || k->destination->put_back) /* an operator has lost it */
-		return;
 	sim_violation(s, "%s lacks a key that %s supplied %llu ms ago: %s", k->destination->party.name,
 	              k->source->party.name, (unsigned long long)(age / NS_PER_MS), answer->err.text);
 	check_explain(s, &k->id);
@@ -178,7 +176,7 @@ static void fetch_answered(const struct km_answer *answer, void *arg)
 	}
 	k->state = KEY_FETCHED;
 	s->stats.fetched++;
-	if (keys->count != 1 || keys->bytes.len != k->len || memcmp(keys->bytes.bytes, k->bytes, k->len) != 0)
+	if (keys->count != 1 || keys->len != k->len || memcmp(keys->bytes, k->bytes, k->len) != 0)
 		sim_violation(s, "a key is not the same at %s and %s", k->source->party.name, k->destination->party.name);
 }
 

@@ -104,21 +104,43 @@ static void check_taken(struct sim *s, struct party *from, const char *link, uin
 	LL_PREPEND(l->taken[d], t);
 }
 
-static void check_assign(struct sim *s, struct party *from, const struct km_assign *m)
+static struct pool_use *use_of(struct sim *s, const struct id *pool)
 {
 	struct pool_use *u;
 
-	HASH_FIND(hh, s->pool_uses, &m->pool, sizeof m->pool, u);
+	HASH_FIND(hh, s->pool_uses, pool, sizeof *pool, u);
 	if (u == NULL) {
 		u = xcalloc(1, sizeof *u);
-		u->pool = m->pool;
+		u->pool = *pool;
 		HASH_ADD(hh, s->pool_uses, pool, sizeof u->pool, u);
 	}
-	for (uint32_t i = 0; i < m->count; i++) {
-		const struct km_assignment *a = &m->assignments[i];
+	return u;
+}
 
-		if (!ranges_add(&u->assigned, a->offset, a->offset + (uint64_t)a->key_len * a->count))
-			sim_violation(s, "%s assigned keys twice", from->name);
+/* What the destination has assigned. A message may come, and be taken, twice; what was sent and never came, for
+ * the source was killed, may be assigned anew. */
+static void check_assigned(struct sim *s, struct party *from, const struct km_assign *m,
+                           const struct km_assign_answer *answer)
+{
+	struct pool_use *u = use_of(s, &m->pool);
+
+	for (uint32_t i = 0; i < m->count && i < answer->count; i++) {
+		const struct km_assignment *a = &m->assignments[i];
+		uint64_t end = a->offset + (uint64_t)a->key_len * a->count;
+		struct assigned_range *r;
+
+		if (answer->results[i] != ST_OK)
+			continue;
+		LL_FOREACH (u->accepted, r)
+			if (r->from == a->offset && r->to == end && r->opening == m->opening)
+				break;
+		if (r != NULL)
+			continue;
+		if (!ranges_add(&u->assigned, a->offset, end))
+			sim_violation(s, "%s had keys assigned twice", from->name);
+		r = xcalloc(1, sizeof *r);
+		*r = (struct assigned_range){ a->offset, end, m->opening, NULL };
+		LL_PREPEND(u->accepted, r);
 	}
 }
 
@@ -163,17 +185,12 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 		check_relay(s, from, message);
 		break;
 	case KM_ALLOCATE:
-		s->stats.allocations += a->len > 0;
 		check_taken(s, from, a->link, a->link_offset, a->len, &a->ksa_pool, a->ksa_offset);
 		break;
 	case KM_LINK_SYNC:
 		l = sim_link_by_name(s, sync->link);
 		for (uint32_t i = 0; i < sync->count; i++)
-			if (sync->have[i] == KM_BLOCK_TAGGED)
-				check_auth(l, 0, sync->auth_offsets[i], sync->first + i, sync->tags[i]);
-		break;
-	case KM_ASSIGN:
-		check_assign(s, from, message);
+			check_auth(l, 0, sync->auth_offset + i * 32u, sync->first + i, sync->have[i] ? sync->tags[i] : NULL);
 		break;
 	default:
 		break;
@@ -187,9 +204,10 @@ void check_answer(struct sim *s, struct party *from, struct party *to, enum km_m
 	const struct km_ck_reservation_answer *r = (const struct km_ck_reservation_answer *)answer;
 	struct sim_link *l;
 
-	(void)from;
 	if (answer->err.status != ST_OK)
 		return;
+	if (m == KM_ASSIGN)
+		check_assigned(s, from, message, (const struct km_assign_answer *)answer);
 	if (m == KM_LINK_SYNC && sync->count > 0) {
 		l = sim_link_by_name(s, ((const struct km_link_sync *)message)->link);
 		check_auth(l, 1, sync->auth_offset, sync->first, sync->tag);
@@ -289,9 +307,6 @@ static void compare(struct sim *s, const struct seen_pool *at_source, const stru
 		              (unsigned long long)a->head, (unsigned long long)b->head, (unsigned long long)a->ready,
 		              (unsigned long long)b->ready, (unsigned long long)a->tail, (unsigned long long)b->tail);
 		tell_difference(at_source, at_destination);
-	} else if (b->assigned > 0 && s->options.limits.key_lifetime < 30 * NS_PER_S) {
-		sim_violation(s, "KSA pool %s -> %s: %llu bytes outlive their time there", a->desc.source, a->desc.destination,
-		              (unsigned long long)b->assigned);
 	} else if (a->unready > 0)
 		sim_violation(s, "%s pool %s -> %s: %llu bytes are never settled", kinds[a->desc.kind], a->desc.source,
 		              a->desc.destination, (unsigned long long)a->unready);
@@ -346,10 +361,13 @@ void check_end(struct sim *s)
 void check_free(struct sim *s)
 {
 	struct pool_use *u, *next;
+	struct assigned_range *r, *next_range;
 
 	HASH_ITER (hh, s->pool_uses, u, next) {
 		HASH_DEL(s->pool_uses, u);
 		ranges_free(&u->assigned);
+		LL_FOREACH_SAFE (u->accepted, r, next_range)
+			free(r);
 		free(u);
 	}
 }

@@ -1,8 +1,12 @@
 /*
  * node.c - key managers of the simulation: the core, its store, how it is killed and started again.
  *
- * The core's works on the store wait a little, as for a writer's thread and its commit (ks_submit is
- * replaced by the linker). A kill drops what waits and reports of what was committed; the store stays.
+ * The core's works on the store wait a little, as for a writer's thread and its commit (ks_submit and
+ * ks_submit_early are replaced by the linker): some time passes before a batch of works runs, and again before
+ * it is reported as durable. A kill drops what waits and reports of what was committed; the store stays.
+ *
+ * The commit of a batch with works that are told early may be made to fail, or to be lost: it ran, and what it
+ * told has left, but nothing of it is in the store.
  */
 #include <stdio.h>
 
@@ -10,6 +14,7 @@
 
 void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 void __wrap_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
+void __wrap_ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg);
 
 /* A test's stores that are none of a simulation are not delayed. */
 static struct node *stores;
@@ -28,38 +33,164 @@ void graveyard(void *p)
 	graves[count++] = p;
 }
 
-static void job_done(enum status s, void *arg)
+static bool is_current(const struct store_job *j)
 {
-	struct store_job *j = arg;
+	return j->node->party.alive && j->node->party.incarnation == j->incarnation;
+}
 
-	if (j->node->party.alive && j->node->party.incarnation == j->incarnation)
-		j->done(s, j->arg);
-	else
+static void jobs_drop(struct store_job **jobs)
+{
+	struct store_job *j, *next;
+
+	LL_FOREACH_SAFE (*jobs, j, next) {
 		graveyard(j->arg);
-	free(j);
+		free(j);
+	}
+	*jobs = NULL;
+}
+
+static void commit(void *arg);
+
+static void commit_later(struct node *n)
+{
+	n->commit_due = true;
+	env_virtual_after(n->store_env, (50 + sim_dice(n->party.sim, 1000)) * NS_PER_US, commit, n);
+}
+
+/* The batch is durable, or has failed. */
+static void batch_over(void *arg)
+{
+	struct node *n = arg;
+	struct store_job *j = n->batch, *next;
+
+	n->batch = NULL;
+	n->commit_due = false;
+	for (; j != NULL; j = next) {
+		next = j->next;
+		if (is_current(j))
+			j->done(j->status, j->arg); /* a kill in here leaves the others to the check above */
+		else
+			graveyard(j->arg);
+		free(j);
+	}
+	if (n->queue != NULL && !n->commit_due)
+		commit_later(n);
+}
+
+static void tell_ran(struct node *n)
+{
+	struct store_job *j;
+
+	LL_FOREACH (n->batch, j)
+		if (j->ran != NULL && j->status == ST_OK && is_current(j))
+			j->ran(j->arg);
 }
 
 static enum status job_work(struct ks_txn *t, void *arg)
 {
 	struct store_job *j = arg;
 
-	return j->work(t, j->arg);
+	return j->status = j->work(t, j->arg);
+}
+
+/* All of the batch, as in one transaction that is not committed. */
+static enum status batch_work(struct ks_txn *t, void *arg)
+{
+	struct node *n = arg;
+	struct store_job *j;
+	enum status s = ST_OK;
+
+	LL_FOREACH (n->batch, j)
+		if (s == ST_OK)
+			s = job_work(t, j);
+		else
+			j->status = s;
+	return ST_STORAGE;
+}
+
+/* A commit that fails is one of early works alone: others would tell what failed in the log. */
+static bool may_have(const struct node *n, enum sim_commit fate)
+{
+	const struct store_job *j;
+	unsigned early = 0, others = 0;
+
+	LL_FOREACH (n->batch, j)
+		*(j->ran != NULL ? &early : &others) += 1;
+	return early > 0 && (fate == COMMIT_LOST || others == 0);
+}
+
+static void no_report(enum status s, void *arg)
+{
+	(void)s;
+	(void)arg;
+}
+
+/* The node is killed while it waits for the disk, and comes back after a while. */
+struct loss {
+	struct node *node;
+	unsigned incarnation;
+};
+
+static void loss_return(void *arg)
+{
+	struct loss *l = arg;
+
+	if (!l->node->party.sim->settling) /* else it is the end */
+		sim_start(l->node);
+	free(l);
+}
+
+static void loss_kill(void *arg)
+{
+	struct loss *l = arg;
+
+	if (l->node->party.incarnation == l->incarnation)
+		sim_kill(l->node);
+	sim_after(l->node->party.sim, sim_dice(l->node->party.sim, 2000) * NS_PER_MS, loss_return, l);
+}
+
+static void lose(struct node *n)
+{
+	struct loss *l = xcalloc(1, sizeof *l);
+
+	*l = (struct loss){ n, n->party.incarnation };
+	n->lost = true;
+	sim_after(n->party.sim, (1 + sim_dice(n->party.sim, 20000)) * NS_PER_US, loss_kill, l);
 }
 
 static void commit(void *arg)
 {
 	struct node *n = arg;
-	struct store_job *j = n->queue, *next;
+	struct sim *s = n->party.sim;
+	enum sim_commit fate = n->next_commit;
+	struct store_job *j;
 
+	n->batch = n->queue;
 	n->queue = NULL;
-	n->commit_due = false;
-	for (; j != NULL; j = next) {
-		next = j->next;
-		__real_ks_submit(n->ks, job_work, job_done, j);
+	if (!may_have(n, fate))
+		fate = COMMIT_DONE;
+	else
+		n->next_commit = COMMIT_DONE;
+	if (fate == COMMIT_DONE)
+		LL_FOREACH (n->batch, j)
+			__real_ks_submit(n->ks, job_work, no_report, j);
+	else
+		__real_ks_submit(n->ks, batch_work, no_report, n);
+	tell_ran(n);
+	if (fate == COMMIT_DONE) {
+		env_virtual_after(n->store_env, (50 + sim_dice(s, 1500)) * NS_PER_US, batch_over, n);
+		return;
 	}
+	sim_say(s, "%s: a commit %s", n->party.name, fate == COMMIT_FAILS ? "fails" : "never comes to an end");
+	LL_FOREACH (n->batch, j)
+		j->status = ST_STORAGE;
+	if (fate == COMMIT_FAILS)
+		env_virtual_after(n->store_env, sim_dice(s, 20000) * NS_PER_US, batch_over, n);
+	else
+		lose(n);
 }
 
-void __wrap_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
+void __wrap_ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg)
 {
 	struct store_job *j;
 	struct node *n;
@@ -70,34 +201,25 @@ void __wrap_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
 		return;
 	}
 	j = xcalloc(1, sizeof *j);
-	*j = (struct store_job){ n, n->party.incarnation, work, done, arg, NULL };
+	*j = (struct store_job){ .node = n,
+		                 .incarnation = n->party.incarnation,
+		                 .work = work,
+		                 .ran = ran,
+		                 .done = done,
+		                 .arg = arg };
 	LL_APPEND(n->queue, j);
-	if (!n->commit_due) {
-		n->commit_due = true;
-		env_virtual_after(n->store_env, (50 + sim_dice(n->party.sim, 1500)) * NS_PER_US, commit, n);
-	}
+	if (!n->commit_due)
+		commit_later(n);
 }
 
-static void queue_drop(struct node *n)
+void __wrap_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
 {
-	struct store_job *j, *next;
-
-	LL_FOREACH_SAFE (n->queue, j, next) {
-		graveyard(j->arg);
-		free(j);
-	}
-	n->queue = NULL;
+	__wrap_ks_submit_early(ks, work, NULL, done, arg);
 }
 
-void store_add(struct node *n)
+void sim_next_commit(struct node *n, enum sim_commit fate)
 {
-	HASH_ADD(by_ks, stores, ks, sizeof n->ks, n);
-}
-
-void store_close(struct node *n)
-{
-	HASH_DELETE(by_ks, stores, n);
-	ks_close(n->ks);
+	n->next_commit = fate;
 }
 
 /* ---- starting ----------------------------------------------------------------------------------------------- */
@@ -162,7 +284,7 @@ void sim_start(struct node *n)
 	o.links = links;
 	o.applications = applications;
 	o.application_count = s->options.nodes;
-	o.controller = control_name(s, n);
+	o.controller = s->options.control != SIM_NO_CONTROLLER ? s->control.party.name : NULL;
 	o.limits = s->options.limits;
 	o.ready = ready;
 	o.ready_arg = n;
@@ -191,7 +313,7 @@ void sim_kill(struct node *n)
 	s->stats.kills++;
 	n->party.alive = n->party.listening = false;
 	n->party.incarnation++;
-	queue_drop(n);
+	jobs_drop(&n->queue);
 	net_party_died(&n->party);
 	app_node_died(n);
 	add_counters(&n->past, km_counters(n->km));
@@ -200,6 +322,11 @@ void sim_kill(struct node *n)
 	n->km = NULL;
 	env_virtual_free(n->env);
 	n->env = NULL;
+	n->next_commit = COMMIT_DONE;
+	if (n->lost) { /* its last batch never ends */
+		jobs_drop(&n->batch);
+		n->commit_due = n->lost = false;
+	}
 }
 
 bool sim_node_is_up(const struct node *n)
@@ -214,6 +341,8 @@ struct km *sim_core(struct node *n)
 
 void node_new(struct sim *s, struct node *n, unsigned number)
 {
+	struct ks_options o = { .backend = KS_MEMORY, .inline_writer = true };
+	struct err e = { ST_OK, "" };
 	char name[NAME_MAX_LEN + 1];
 
 	n->number = number;
@@ -222,13 +351,16 @@ void node_new(struct sim *s, struct node *n, unsigned number)
 	n->party.receive = receive;
 	n->party.notice = notice;
 	n->store_env = env_virtual_new(s->world);
-	store_open(n);
-	store_add(n);
+	o.env = n->store_env;
+	if (ks_open(&n->ks, &o, &e) != ST_OK)
+		abort();
+	HASH_ADD(by_ks, stores, ks, sizeof n->ks, n);
 }
 
 void node_free(struct node *n)
 {
 	sim_kill(n);
-	store_close(n);
+	HASH_DELETE(by_ks, stores, n);
+	ks_close(n->ks);
 	env_virtual_free(n->store_env);
 }

@@ -25,8 +25,6 @@ static void pick_faults(struct sim *s, struct sim_faults *f)
 		f->late_block = (unsigned)sim_dice(s, 50);
 		f->differing = (unsigned)sim_dice(s, 50);
 	}
-	if (sim_dice(s, 3) == 0)
-		f->storage = (unsigned)sim_dice(s, 20);
 	if (sim_dice(s, 2)) {
 		f->control_silent = (unsigned)sim_dice(s, 200);
 		f->control_stale = (unsigned)sim_dice(s, 300);
@@ -59,7 +57,7 @@ static void start_controller(void *arg)
 {
 	struct later *l = arg;
 
-	sim_start_controller(l->s, l->which);
+	sim_start_controller(l->s);
 	free(l);
 }
 
@@ -100,19 +98,14 @@ static void down_some(struct sim *s)
 		sim_cut(s, s->links[i].ends[0]->number, s->links[i].ends[1]->number, sim_dice(s, 6000) * NS_PER_MS);
 }
 
-static void kill_controller(struct sim *s)
-{
-	unsigned which = sim_dice(s, 3) ? (unsigned)sim_dice(s, s->options.nodes) : SIM_ALL;
-
-	sim_kill_controller(s, which);
-	later(s, which, sim_dice(s, 6000), start_controller);
-}
-
 static void disturb(struct sim *s)
 {
-	switch (sim_dice(s, 5)) {
+	switch (sim_dice(s, 6)) {
 	case 0:
 		kill_some(s);
+		break;
+	case 5:
+		sim_next_commit(&s->nodes[sim_dice(s, s->options.nodes)], sim_dice(s, 2) ? COMMIT_FAILS : COMMIT_LOST);
 		break;
 	case 1:
 	case 2:
@@ -122,7 +115,8 @@ static void disturb(struct sim *s)
 		down_some(s);
 		break;
 	default:
-		kill_controller(s);
+		sim_kill_controller(s);
+		later(s, 0, sim_dice(s, 6000), start_controller);
 	}
 }
 

@@ -1,0 +1,354 @@
+/*
+ * test_supply_scenarios.c - what the supply of keys must withstand where the two ends' commits run side by side: an
+ * end killed, or its commit failed, between what the other knows and what it has itself on disk.
+ *
+ * Every test ends with sim_settle, as those of relay do: keys go on without help, every key that was supplied
+ * is fetched and is the same, none was assigned twice.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "log.h"
+#include "sim.h"
+
+static struct sim *pair(uint64_t seed)
+{
+	struct sim_options o;
+	struct sim *s;
+
+	sim_defaults(&o);
+	o.seed = seed;
+	o.nodes = 2;
+	o.request_interval = 0;
+	s = sim_new(&o);
+	sim_run(s, 10 * NS_PER_S);
+	return s;
+}
+
+static void end(struct sim *s)
+{
+	sim_settle(s);
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
+static uint64_t given_up(struct sim *s)
+{
+	struct sim_stats stats;
+
+	sim_stats(s, &stats);
+	return stats.bytes_voided;
+}
+
+/* A key request from node 0, for a key shared with node 1. */
+static uint32_t ask(struct sim *s)
+{
+	uint32_t result;
+
+	sim_request(s, 0, 1, 1, 256, NS_PER_S, &result);
+	sim_run(s, 8 * NS_PER_S);
+	return result;
+}
+
+/* ---- a message on Kx-2 is kept, to be said again later ------------------------------------------------------- */
+
+struct kept {
+	enum sim_fate fate;
+	bool has_open, has_assign;
+	struct km_pool_open open;
+	struct km_assign assign;
+	struct km_assignment first;
+	struct node *kill; /* so long after the assignment was sent */
+	uint64_t kill_after;
+	struct sim *sim;
+};
+
+static void restart(void *arg)
+{
+	sim_start(((struct kept *)arg)->kill);
+}
+
+static void kill_now(void *arg)
+{
+	struct kept *k = arg;
+
+	sim_kill(k->kill);
+	sim_after(k->sim, 500 * NS_PER_MS, restart, k);
+}
+
+static enum sim_fate keep(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                          void *arg)
+{
+	struct kept *k = arg;
+
+	(void)to;
+	if (strcmp(from, "km000") != 0)
+		return FATE_DELIVER;
+	if (m == KM_POOL_OPEN) {
+		k->has_open = true;
+		k->open = *(const struct km_pool_open *)message;
+	}
+	if (m != KM_ASSIGN || k->has_assign)
+		return FATE_DELIVER;
+	k->has_assign = true;
+	k->assign = *(const struct km_assign *)message;
+	k->first = k->assign.assignments[0];
+	k->first.source = "app0";
+	k->first.destination = "app1";
+	k->assign.count = 1;
+	k->assign.assignments = &k->first;
+	k->sim = s;
+	if (k->kill != NULL)
+		sim_after(s, k->kill_after, kill_now, k);
+	return k->fate;
+}
+
+static uint32_t say_again(struct sim *s, enum km_message m, const void *message)
+{
+	uint32_t result;
+
+	sim_inject(s, m, 0, 1, message, &result);
+	sim_run(s, NS_PER_S);
+	return result;
+}
+
+/* ---- the source ------------------------------------------------------------------------------------------------- */
+
+/* It has sent the assignment, the destination has made it durable, and the source's own commit is lost. */
+static void source_killed_before_its_commit(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		struct sim *s = pair(seed);
+		struct kept k = { .fate = FATE_DELIVER };
+		uint64_t before = given_up(s);
+
+		sim_set_hook(s, keep, &k);
+		sim_next_commit(sim_node(s, 0), COMMIT_LOST);
+		assert_int_equal(ask(s), UINT32_MAX); /* killed: no answer */
+		assert_true(k.has_assign);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(ask(s), ST_OK);
+		assert_true(given_up(s) == before || given_up(s) >= before + 64); /* never came, or is void at both ends */
+		end(s);
+	}
+}
+
+/* What the lost commit had assigned comes when the pool was opened again. */
+static void assignment_of_an_earlier_life(void **state)
+{
+	struct sim *s = pair(3);
+	struct kept k = { .fate = FATE_DROP };
+
+	(void)state;
+	sim_set_hook(s, keep, &k);
+	sim_next_commit(sim_node(s, 0), COMMIT_LOST);
+	assert_int_equal(ask(s), UINT32_MAX);
+	assert_true(k.has_assign);
+	assert_int_equal(say_again(s, KM_ASSIGN, &k.assign), ST_NOT_FOUND);
+	assert_int_equal(ask(s), ST_OK);
+	assert_int_equal(say_again(s, KM_ASSIGN, &k.assign), ST_NOT_FOUND);
+	end(s);
+}
+
+/* What an opening says of the source's use is not believed when there was a later one. */
+static void opening_of_an_earlier_life(void **state)
+{
+	struct sim *s = pair(4);
+	struct kept k = { .fate = FATE_DELIVER };
+
+	(void)state;
+	sim_set_hook(s, keep, &k);
+	sim_kill(sim_node(s, 0));
+	sim_start(sim_node(s, 0));
+	sim_run(s, 5 * NS_PER_S);
+	assert_true(k.has_open);
+	sim_request(s, 0, 1, 8, 256, NS_PER_S, NULL);
+	sim_run(s, 30 * NS_PER_MS); /* supplied, and not fetched yet */
+	assert_int_equal(say_again(s, KM_POOL_OPEN, &k.open), ST_BUSY);
+	end(s);
+}
+
+/* That of a key request: those of other works are left alone, and what is under way with them. */
+static void fail_a_commit(struct sim *s)
+{
+	uint32_t result = ST_OK;
+
+	sim_next_commit(sim_node(s, 0), COMMIT_FAILS);
+	for (int i = 0; i < 10 && result == ST_OK; i++)
+		result = ask(s);
+	assert_int_equal(result, ST_STORAGE);
+}
+
+/* The disk fails after the assignment was sent; the source lives on. */
+static void commit_failed_at_the_source(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		struct sim *s = pair(seed);
+
+		fail_a_commit(s);
+		assert_int_equal(ask(s), ST_OK);
+		assert_int_equal(ask(s), ST_OK);
+		assert_true(given_up(s) >= 32);
+		end(s);
+	}
+}
+
+/* And it is killed before it has taken anything again: what it has shown is known at the destination alone. */
+static void commit_failed_and_killed(void **state)
+{
+	struct sim *s = pair(6);
+
+	(void)state;
+	fail_a_commit(s);
+	sim_kill(sim_node(s, 0));
+	sim_start(sim_node(s, 0));
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(ask(s), ST_OK);
+	end(s);
+}
+
+/* Its own commit is done, and what the destination did of it is not known. */
+static void source_killed_around_an_assignment(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 12; after++) {
+		struct sim *s = pair(100 + after);
+		struct kept k = { .fate = FATE_DELIVER, .kill = sim_node(s, 0), .kill_after = after * 250 * NS_PER_US };
+
+		sim_set_hook(s, keep, &k);
+		ask(s);
+		assert_int_equal(ask(s), ST_OK);
+		end(s);
+	}
+}
+
+/* ---- the destination ---------------------------------------------------------------------------------------------- */
+
+static void destination_killed_around_an_assignment(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 12; after++) {
+		struct sim *s = pair(200 + after);
+		struct kept k = { .fate = FATE_DELIVER, .kill = sim_node(s, 1), .kill_after = after * 250 * NS_PER_US };
+
+		sim_set_hook(s, keep, &k);
+		ask(s);
+		assert_int_equal(ask(s), ST_OK);
+		end(s);
+	}
+}
+
+static void assignment_lost_late_or_twice(void **state)
+{
+	static const enum sim_fate fates[] = { FATE_DROP, FATE_DROP_ANSWER, FATE_LATE, FATE_TWICE };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(fates); i++) {
+		struct sim *s = pair(300 + i);
+		struct kept k = { .fate = fates[i] };
+
+		sim_set_hook(s, keep, &k);
+		assert_int_equal(ask(s), fates[i] == FATE_TWICE ? ST_OK : ST_TIMED_OUT);
+		assert_int_equal(ask(s), ST_OK);
+		end(s);
+	}
+}
+
+/* ---- keys by ID ----------------------------------------------------------------------------------------------------- */
+
+enum { KEYS = 4 };
+
+struct supplied {
+	uint32_t status;
+	struct id ids[KEYS];
+	uint8_t bytes[KEYS * 32];
+};
+
+static void keys_came(const struct km_answer *answer, void *arg)
+{
+	const struct km_keys *keys = (const struct km_keys *)answer;
+	struct supplied *x = arg;
+
+	x->status = answer->err.status;
+	if (x->status != ST_OK)
+		return;
+	assert_in_range(keys->count, 1, KEYS);
+	memcpy(x->ids, keys->key_ids, keys->count * sizeof x->ids[0]);
+	memcpy(x->bytes, keys->bytes, keys->len);
+}
+
+static void fetch(struct sim *s, const struct id *ids, uint32_t count, struct supplied *x)
+{
+	struct km_key_request_with_id m = { .source = "app0", .destination = "app1", .key_ids = ids, .count = count };
+
+	x->status = UINT32_MAX;
+	km_receive(sim_core(sim_node(s, 1)), KM_KEY_REQUEST_WITH_ID, "app1", &m, keys_came, x);
+}
+
+/* One turn's requests are one work; yet each of them gets all of its keys or none, whatever becomes of the others. */
+static void fetched_together_each_for_itself(void **state)
+{
+	struct sim *s = pair(7);
+	struct km_key_request m = { .source = "app0", .destination = "app1", .number = KEYS, .size = 256 };
+	struct supplied near, far[4];
+	struct id spent[2], strange[2];
+
+	(void)state;
+	km_receive(sim_core(sim_node(s, 0)), KM_KEY_REQUEST, "app0", &m, keys_came, &near);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(near.status, ST_OK);
+	fetch(s, &near.ids[0], 1, &far[0]);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(far[0].status, ST_OK);
+
+	spent[0] = near.ids[1];
+	spent[1] = near.ids[0]; /* delivered already: so the first is not either */
+	strange[0] = near.ids[3];
+	strange[1] = near.ids[3];
+	fetch(s, &near.ids[2], 1, &far[0]);
+	fetch(s, spent, 2, &far[1]);
+	fetch(s, &near.ids[0], 1, &far[2]);
+	fetch(s, strange, 2, &far[3]); /* the same twice */
+	sim_run(s, NS_PER_S);
+	assert_int_equal(far[0].status, ST_OK);
+	assert_memory_equal(far[0].bytes, near.bytes + 64, 32);
+	assert_int_equal(far[1].status, ST_KEY_GONE);
+	assert_int_equal(far[2].status, ST_KEY_GONE);
+	assert_int_equal(far[3].status, ST_KEY_GONE);
+
+	fetch(s, &near.ids[1], 1, &far[1]);
+	fetch(s, &near.ids[3], 1, &far[3]);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(far[1].status, ST_OK);
+	assert_memory_equal(far[1].bytes, near.bytes + 32, 32);
+	assert_int_equal(far[3].status, ST_OK);
+	assert_memory_equal(far[3].bytes, near.bytes + 96, 32);
+	end(s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(source_killed_before_its_commit),
+		cmocka_unit_test(assignment_of_an_earlier_life),
+		cmocka_unit_test(opening_of_an_earlier_life),
+		cmocka_unit_test(commit_failed_at_the_source),
+		cmocka_unit_test(commit_failed_and_killed),
+		cmocka_unit_test(source_killed_around_an_assignment),
+		cmocka_unit_test(destination_killed_around_an_assignment),
+		cmocka_unit_test(assignment_lost_late_or_twice),
+		cmocka_unit_test(fetched_together_each_for_itself),
+	};
+
+	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);
+	if (getenv("SIM_TEST") != NULL)
+		cmocka_set_test_filter(getenv("SIM_TEST"));
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
