@@ -263,15 +263,18 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
-SIM_TESTS := test_relay_scenarios test_supply_scenarios
-SIM := applications check control copy modules net node schedule sim
-SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o)
-$(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(SIM_TESTS:%=$(BUILD)/tests/sim/%.o): CPPFLAGS += -Iserver/km -Itests/sim
+SIM := applications check control copy modules net node schedule sim store
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios store_scenarios supply_scenarios)
+SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
+	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
+$(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller
+SIM_WRAP := -Wl,--wrap=ks_submit,--wrap=ks_submit_early,--wrap=kv_memory_new,--wrap=keyring_new
+$(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(SIM_TESTS:%=%.o): CPPFLAGS += -Iserver/km -Itests/sim
 $(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit,--wrap=ks_submit_early -o $@ $^ $(LIBS)
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ $(LIBS)
 
-$(SIM_TESTS:%=$(BUILD)/tests/sim/%): $(BUILD)/tests/sim/test_%: $(BUILD)/tests/sim/test_%.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
-	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -Wl,--wrap=ks_submit,--wrap=ks_submit_early -o $@ $^ -lcmocka $(LIBS)
+$(SIM_TESTS): %: %.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
+	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad
@@ -297,9 +300,9 @@ check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
 check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) \
-		$(SIM_TESTS:%=$(BUILD)/tests/sim/%)
+		$(SIM_TESTS)
 	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) \
-		$(SIM_TESTS:%=$(BUILD)/tests/sim/%) $(sort $(wildcard tests/checks/*)) \
+		$(SIM_TESTS) $(sort $(wildcard tests/checks/*)) \
 		$(sort $(wildcard tests/integration/test_*.py))
 
 # ---- installing -------------------------------------------------------------------------------
@@ -332,7 +335,7 @@ install: all $(UNITS_SYSTEMD)
 	$(Q)$(INSTALL) -m 644 client/qkdn.h $(DESTDIR)$(includedir)
 	$(Q)$(INSTALL) -m 644 $(wildcard idl/*.x) $(DESTDIR)$(datadir)/qkdn/idl
 	$(Q)$(INSTALL) -m 644 idl/qkdn.rpc $(DESTDIR)$(datadir)/qkdn
-	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) $(DESTDIR)$(datadir)/doc/qkdn/examples
+	$(Q)$(INSTALL) -m 644 $(wildcard examples/*.conf) examples/device.c $(DESTDIR)$(datadir)/doc/qkdn/examples
 	$(Q)for p in $(COMMAND_LINES); do $(INSTALL) -m 644 completions/qkdn.bash \
 		$(DESTDIR)$(completiondir)/$$p || exit 1; done
 	$(Q)for s in 1 3 5 7 8; do $(INSTALL) -d $(DESTDIR)$(mandir)/man$$s && \

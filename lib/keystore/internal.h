@@ -217,6 +217,7 @@ struct ks {
 	struct sweep sweep;
 	struct rotation rotation;
 	bool reload; /* a commit failed: what the database has is to be read again */
+	uint64_t attempted; /* its number, or that of the last one */
 	uint64_t stamps;
 	uint64_t generation;
 	uint64_t generation_at; /* monotonic, when it was advanced */

@@ -246,6 +246,28 @@ static void batch_failed(struct ks *ks, struct job *jobs)
 	ks->retry_at = env_mono(ks->env) + RETRY_NS;
 }
 
+/* Begins a transaction, with the pools as the database has them. A commit that failed, and that the database has all
+ * the same, cannot be told as the one or the other: what it holds is for the next start to read. */
+static bool begin(struct ks *ks)
+{
+	struct err e;
+
+	if (kv_begin(ks->kv) != ST_OK)
+		return false;
+	if (!ks->reload)
+		return true;
+	if (kv_number(ks->kv) > ks->attempted)
+		log_fatal("key store: what the disk failed to commit may be there all the same: stopping, to read it anew");
+	pools_free(ks);
+	if (pools_load(ks, &e) == ST_OK) {
+		ks->reload = false;
+		return true;
+	}
+	log_error("key store: %s", e.text);
+	kv_abort(ks->kv);
+	return false;
+}
+
 /* Whether the transaction is over well. Nothing to write: nothing to wait for. */
 static bool commit(struct ks_txn *t, bool *advanced)
 {
@@ -267,6 +289,7 @@ static bool commit(struct ks_txn *t, bool *advanced)
 		kv_abort(ks->kv);
 		return false;
 	}
+	ks->attempted = kv_number(ks->kv);
 	if (kv_commit(ks->kv) != ST_OK) {
 		ks->reload = true;
 		return false;
@@ -282,25 +305,6 @@ static void advance_generation_file(struct ks *ks)
 
 	if (generation_write(ks, &e) != ST_OK)
 		log_warning("key store: %s: an older copy of the store may go unnoticed", e.text);
-}
-
-/* Begins a transaction, with the pools as the database has them. */
-static bool begin(struct ks *ks)
-{
-	struct err e;
-
-	if (kv_begin(ks->kv) != ST_OK)
-		return false;
-	if (!ks->reload)
-		return true;
-	pools_free(ks);
-	if (pools_load(ks, &e) == ST_OK) {
-		ks->reload = false;
-		return true;
-	}
-	log_error("key store: %s", e.text);
-	kv_abort(ks->kv);
-	return false;
 }
 
 /* One transaction: jobs (some of them; the rest is returned) and, where it is due, what can wait. */
@@ -324,6 +328,8 @@ static struct job *run_batch(struct ks *ks, struct job *jobs, bool background)
 	} else {
 		ks->generation = generation;
 		batch_failed(ks, finished);
+		if (ks->reload && begin(ks)) /* before anybody is told that it failed */
+			kv_abort(ks->kv);
 	}
 	report(ks, finished, false);
 	report(ks, told, false);

@@ -60,6 +60,12 @@ struct link_view {
 	km_name name;
 };
 
+/* What the leader knows of a block that it offers. */
+struct sync_slot {
+	bool wanted, has_key; /* the follower has it, too; it has an authentication key, and never another one */
+	uint64_t sequence, key_offset;
+};
+
 struct link {
 	struct km *km;
 	struct link_view view; /* view.id is zero until the link was opened once */
@@ -83,14 +89,14 @@ struct link {
 	} measured; /* when the rates were last taken, and from what */
 
 	bool syncing;
-	uint64_t follower_next; /* leader: what the follower last said it had */
 	/* Blocks below overdue_below have been waited for long enough: every missing_block_grace it becomes
 	 * what seen was one such time before. */
 	uint64_t overdue_below, overdue_next, overdue_at;
 	struct env_timer *sync_timer;
-	/* Leader: authentication keys of blocks that the follower has not decided on, from sync_keys_first on. */
+	/* Leader: for blocks that the follower has not decided on, by sequence % KM_WINDOW_MAX; sync_keys has room for
+	 * a key of each. */
+	struct sync_slot sync_slots[KM_WINDOW_MAX];
 	struct secret sync_keys;
-	uint64_t sync_keys_first, sync_keys_offset;
 	uint32_t sync_window; /* one block more than so many is offered at most; grows with what is settled */
 
 	bool recounting; /* its stock, soon or now */
@@ -196,6 +202,7 @@ struct fill {
 	enum fill_stage stage;
 	struct use use; /* its range of the link pool is on its way */
 	uint64_t told;  /* unused_below of the message that was sent last */
+	bool never_left; /* it is no loss: nobody else ever had it */
 	struct id trace;
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */
@@ -274,7 +281,7 @@ struct fill *fill_by_relay(struct km *km, const struct id *relay);
 /* The method's reports. */
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
-void fill_refused(struct fill *f, enum status s, const char *text); /* the destination never had it: voids it here */
+void fill_refused(struct fill *f, enum status s, const char *text); /* it never left: voids it here */
 /* A reservation that is not allocated when it expires, or in most nanoseconds from now, is void. */
 void fill_lapse(struct fill *f, uint64_t most);
 void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));

@@ -244,8 +244,10 @@ static void voided(enum status s, void *arg)
 	struct fill *f = w->fill;
 
 	if (s == ST_OK) {
-		f->pool->km->counters.bytes_voided += f->note.len;
-		log_warning("KSA pool to %s: %u bytes on their way were given up", f->pool->destination, f->note.len);
+		if (!f->never_left) {
+			f->pool->km->counters.bytes_voided += f->note.len;
+			log_warning("KSA pool to %s: %u bytes on their way were given up", f->pool->destination, f->note.len);
+		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		fill_over(f, &w->state);
 	} else {
@@ -371,6 +373,7 @@ void fill_failed(struct fill *f, enum status s, const char *text)
 void fill_refused(struct fill *f, enum status s, const char *text)
 {
 	note_failure(f, s, text);
+	f->never_left = true;
 	f->stage = FILL_VOIDED;
 	advance(f->pool);
 }

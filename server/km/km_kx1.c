@@ -69,7 +69,9 @@ static void sync_result(const struct km_answer *answer, void *result)
 	r->settled.settled_len = a->count;
 	r->settled.settled_val = xcalloc(1, a->count);
 	memcpy(r->settled.settled_val, a->settled, a->count);
-	r->follower_next = a->follower_next;
+	r->stored.stored_len = a->stored_count;
+	r->stored.stored_val = xcalloc(1, a->stored_count);
+	memcpy(r->stored.stored_val, a->stored, a->stored_count);
 	r->auth_offset = a->auth_offset;
 	memcpy(r->tag, a->tag, sizeof r->tag);
 }
@@ -80,14 +82,15 @@ bool_t kx1_sync_1_svc(kx1_sync_args *a, kx1_sync_result *result, struct svc_req 
 		                  .link = a->link,
 		                  .first = a->first,
 		                  .give_up_below = a->give_up_below,
-		                  .auth_offset = a->auth_offset,
+		                  .unused_below = a->unused_below,
 		                  .count = a->have.have_len };
 
 	(void)result;
-	if (a->tags.tags_len != a->have.have_len)
+	if (a->tags.tags_len != a->have.have_len || a->auth_offsets.auth_offsets_len != a->have.have_len)
 		m.count = 0; /* refused as an empty window */
 	for (uint32_t i = 0; i < m.count; i++) {
-		m.have[i] = a->have.have_val[i] != 0;
+		m.have[i] = (uint8_t)a->have.have_val[i];
+		m.auth_offsets[i] = a->auth_offsets.auth_offsets_val[i];
 		memcpy(m.tags[i], a->tags.tags_val[i], KM_TAG_LEN);
 	}
 	return wire_receive(rq, KM_LINK_SYNC, &m, sync_result, (xdrproc_t)xdr_kx1_sync_result);
@@ -198,7 +201,9 @@ static void sync_args(const void *message, void *args, void **room)
 	a->link = (char *)m->link;
 	a->first = m->first;
 	a->give_up_below = m->give_up_below;
-	a->auth_offset = m->auth_offset;
+	a->unused_below = m->unused_below;
+	a->auth_offsets.auth_offsets_len = m->count;
+	a->auth_offsets.auth_offsets_val = (u_quad_t *)m->auth_offsets;
 	a->have.have_len = m->count;
 	a->have.have_val = (char *)m->have;
 	a->tags.tags_len = m->count;
@@ -215,7 +220,9 @@ static void sync_answer(void *result, void *answer, void **room)
 	a->count = r->settled.settled_len;
 	if (a->count > 0)
 		memcpy(a->settled, r->settled.settled_val, a->count);
-	a->follower_next = r->follower_next;
+	a->stored_count = r->stored.stored_len;
+	if (a->stored_count > 0)
+		memcpy(a->stored, r->stored.stored_val, a->stored_count);
 	a->auth_offset = r->auth_offset;
 	memcpy(a->tag, r->tag, sizeof a->tag);
 }

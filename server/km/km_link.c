@@ -360,7 +360,6 @@ static void open_answered(enum status s, const void *answer, void *arg)
 	if (s == ST_OK) {
 		l->open = true;
 		l->syncing = false;
-		l->follower_next = l->next_sequence;
 		log_info("link %s: open with %s, at block %llu", l->view.name, l->peer,
 		         (unsigned long long)l->next_sequence);
 		link_sync_soon(l, 0);

@@ -10,17 +10,22 @@
  * A kill anywhere leaves the follower at most one window ahead; the leader asks for that window again
  * and is given the kept answer.
  *
- * Authentication keys grow with the blocks that are settled: were some spent on every message that gets lost or
- * has to wait, none would be left in the end to settle a block with. So a key is taken for a block once, and
- * kept for it until the follower has decided: the same tag over the same block is sent again, which tells
- * nothing new. The follower spends keys on what it decides alone, and gives a kept answer with its kept tag.
+ * Authentication keys grow with the blocks that are agreed: were some spent on blocks that one end lacks, or on
+ * every message that gets lost or has to wait, none would be left in the end to settle a block with. So while
+ * keys are few the leader asks which blocks the follower has before it makes tags; a key is taken for a block
+ * once, and kept for it until the follower has decided: the same tag over the same block is sent again, which
+ * tells nothing new. The follower spends keys on what it decides alone, and gives a kept answer with its kept tag.
  */
 #include <stdlib.h>
 
 #include "core.h"
 #include "otp.h"
 
-enum { RETRY_NS = 20 * 1000 * 1000, AUTH_KEYS_SHARE = 2 };
+enum {
+	RETRY_NS = 20 * 1000 * 1000,
+	AUTH_KEYS_SHARE = 2,
+	AUTH_PLENTY = 32 * AUTH_KEY_LEN, /* bytes of keys from which on tags are made without asking before */
+};
 
 /* ---- what both ends do in a work -------------------------------------------------------------------- */
 
@@ -113,47 +118,73 @@ static void apply(struct link *l, const struct km_link_sync_answer *a, const uin
 struct offer {
 	struct link *l;
 	struct link_view view;
-	uint32_t wanted;
-	struct secret keys; /* kept from the message before, and taken for this one */
+	struct sync_slot slots[KM_WINDOW_MAX]; /* copies, with what was taken for this message */
+	struct secret keys;
 	uint8_t have[KM_WINDOW_MAX];
 	struct km_link_sync m;
 	struct km_link_sync_answer a;
 	uint64_t stock[2];
 };
 
-/* Takes keys for the blocks that have none yet: behind those that are kept, and not all that are left. */
+static unsigned slot_of(uint64_t sequence)
+{
+	return (unsigned)(sequence % KM_WINDOW_MAX);
+}
+
+/* Whether block i of the window needs a key that it has not got. */
+static bool needs_key(const struct offer *o, uint32_t i, bool plenty)
+{
+	const struct sync_slot *slot = &o->slots[slot_of(o->m.first + i)];
+
+	return o->have[i] && !slot->has_key && (plenty || slot->wanted);
+}
+
+/* Takes keys for the blocks that are to have one, but not all that are left. */
 static enum status take_keys(struct ks_txn *t, struct offer *o)
 {
-	struct secret more = { NULL, 0 }, all = { NULL, 0 };
-	uint64_t end = o->m.auth_offset + o->keys.len, offset;
-	size_t lacking;
+	struct secret keys = { NULL, 0 };
+	size_t lacking = 0, used = 0;
+	uint64_t offset;
+	struct ks_pool pool;
+	enum status s = ks_pool_get(t, &o->view.pools[KM_AUTH_OUT], &pool);
+	bool plenty = pool.stock >= AUTH_PLENTY;
+
+	for (uint32_t i = 0; i < o->m.count; i++)
+		lacking += needs_key(o, i, plenty) ? AUTH_KEY_LEN : 0;
+	if (s != ST_OK || lacking == 0)
+		return s;
+	if (lacking > pool.stock / AUTH_KEYS_SHARE)
+		lacking = pool.stock / AUTH_KEYS_SHARE / AUTH_KEY_LEN * AUTH_KEY_LEN;
+	if (lacking == 0)
+		lacking = AUTH_KEY_LEN;
+	s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN, lacking, AUTH_KEY_LEN, &offset, &keys);
+	if (s != ST_OK)
+		return s;
+	for (uint32_t i = 0; i < o->m.count && used < keys.len; i++) {
+		unsigned k = slot_of(o->m.first + i);
+
+		if (!needs_key(o, i, plenty))
+			continue;
+		memcpy(o->keys.bytes + k * AUTH_KEY_LEN, keys.bytes + used, AUTH_KEY_LEN);
+		o->slots[k].has_key = true;
+		o->slots[k].key_offset = offset + used;
+		used += AUTH_KEY_LEN;
+	}
+	secret_free(&keys);
+	return ST_OK;
+}
+
+/* Below the lowest key that is kept none is used any more. */
+static enum status keys_unused_below(struct ks_txn *t, struct offer *o)
+{
 	struct ks_pool pool;
 	enum status s = ks_pool_get(t, &o->view.pools[KM_AUTH_OUT], &pool);
 
-	if (s != ST_OK || o->wanted * AUTH_KEY_LEN <= o->keys.len || (o->keys.len > 0 && pool.head != end))
-		return s;
-	lacking = o->wanted * AUTH_KEY_LEN - o->keys.len;
-	if (lacking > pool.stock / AUTH_KEYS_SHARE)
-		lacking = pool.stock / AUTH_KEYS_SHARE / AUTH_KEY_LEN * AUTH_KEY_LEN;
-	if (lacking == 0 && o->keys.len == 0)
-		lacking = AUTH_KEY_LEN;
-	if (lacking == 0)
-		return ST_OK;
-	s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN, lacking, AUTH_KEY_LEN, &offset, &more);
-	if (s != ST_OK)
-		return s == ST_TOO_FEW_KEYS && o->keys.len > 0 ? ST_OK : s;
-	if (o->keys.len == 0) {
-		secret_move(&o->keys, &more);
-		o->m.auth_offset = offset;
-	} else if (offset == end) {
-		secret_alloc(&all, o->keys.len + more.len);
-		memcpy(all.bytes, o->keys.bytes, o->keys.len);
-		memcpy(all.bytes + o->keys.len, more.bytes, more.len);
-		secret_free(&o->keys);
-		secret_move(&o->keys, &all);
-	} /* else there is a hole of voided blocks between: these are lost, once */
-	secret_free(&more);
-	return ST_OK;
+	o->m.unused_below = pool.head;
+	for (unsigned k = 0; k < KM_WINDOW_MAX; k++)
+		if (o->slots[k].has_key && o->slots[k].key_offset < o->m.unused_below)
+			o->m.unused_below = o->slots[k].key_offset;
+	return s;
 }
 
 static enum status offer_work(struct ks_txn *t, void *arg)
@@ -161,17 +192,21 @@ static enum status offer_work(struct ks_txn *t, void *arg)
 	struct offer *o = arg;
 	enum status s = take_keys(t, o);
 
-	if (s != ST_OK)
-		return s;
-	o->m.count = (uint32_t)(o->keys.len / AUTH_KEY_LEN);
-	if (o->m.count > o->wanted)
-		o->m.count = o->wanted;
+	if (s == ST_TOO_FEW_KEYS && o->slots[slot_of(o->m.first)].has_key)
+		s = ST_OK; /* the first of them can go on */
+	if (s == ST_OK)
+		s = keys_unused_below(t, o);
 	for (uint32_t i = 0; i < o->m.count && s == ST_OK; i++) {
-		o->m.have[i] = 0;
-		if (!o->have[i])
+		unsigned k = slot_of(o->m.first + i);
+
+		o->m.have[i] = o->have[i] ? KM_BLOCK_STORED : KM_BLOCK_LACKING;
+		o->m.auth_offsets[i] = 0;
+		if (!o->have[i] || !o->slots[k].has_key)
 			continue;
-		s = block_tag(t, &o->view, o->m.first + i, o->keys.bytes + i * AUTH_KEY_LEN, o->m.tags[i]);
-		o->m.have[i] = s == ST_OK;
+		s = block_tag(t, &o->view, o->m.first + i, o->keys.bytes + k * AUTH_KEY_LEN, o->m.tags[i]);
+		o->m.have[i] = s == ST_OK ? KM_BLOCK_TAGGED : KM_BLOCK_LACKING;
+		if (s == ST_OK)
+			o->m.auth_offsets[i] = o->slots[k].key_offset;
 		if (s == ST_KEY_GONE)
 			s = ST_OK;
 	}
@@ -207,18 +242,12 @@ static void offer_over(struct offer *o, uint64_t again_after)
 	free(o);
 }
 
-/* The follower has decided on the first count blocks: what is left of the keys is for those behind. */
-static void drop_keys(struct link *l, uint32_t count)
+/* The follower has decided on the blocks below next, or knows none of the keys. */
+static void drop_keys(struct link *l, uint64_t next)
 {
-	struct secret left = { NULL, 0 };
-	size_t gone = (size_t)count * AUTH_KEY_LEN;
-
-	if (gone < l->sync_keys.len)
-		secret_copy(&left, l->sync_keys.bytes + gone, l->sync_keys.len - gone);
-	secret_free(&l->sync_keys);
-	secret_move(&l->sync_keys, &left);
-	l->sync_keys_first += count;
-	l->sync_keys_offset += gone;
+	for (unsigned k = 0; k < KM_WINDOW_MAX; k++)
+		if (l->sync_slots[k].sequence < next)
+			l->sync_slots[k] = (struct sync_slot){ .has_key = false };
 }
 
 static void agreed(enum status s, void *arg)
@@ -228,12 +257,26 @@ static void agreed(enum status s, void *arg)
 
 	if (s == ST_OK) {
 		apply(l, &o->a, o->stock);
-		drop_keys(l, o->a.count);
+		drop_keys(l, l->next_sequence);
 		l->sync_window = l->sync_window < KM_WINDOW_MAX / 2 ? 2 * (l->sync_window + 1) : KM_WINDOW_MAX;
 	} else {
 		link_complain(l, "the answer of %s to a synchronization is not usable: %s", l->peer, status_name(s));
 	}
 	offer_over(o, s == ST_OK ? 0 : NS_PER_S);
+}
+
+/* Remembers which blocks the follower has; true if that is news of one that had no tag. */
+static bool learn_stored(const struct offer *o)
+{
+	bool news = false;
+
+	for (uint32_t i = 0; i < o->a.stored_count && i < o->m.count; i++) {
+		struct sync_slot *slot = &o->l->sync_slots[slot_of(o->m.first + i)];
+
+		news |= o->a.stored[i] && !slot->wanted && !slot->has_key;
+		slot->wanted = o->a.stored[i];
+	}
+	return news;
 }
 
 static void offer_answered(enum status s, const void *answer, void *arg)
@@ -248,15 +291,15 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 		if (s == ST_CONFLICT)
 			l->open = false; /* open it anew: that tells what is wrong */
 		if (s == ST_REPLAYED || s == ST_KEY_GONE)
-			drop_keys(l, KM_WINDOW_MAX); /* these keys are gone there: others */
+			drop_keys(l, UINT64_MAX); /* these keys are gone there: others */
 	}
 	if (s != ST_OK) {
 		offer_over(o, NS_PER_S);
 		return;
 	}
-	l->follower_next = a->follower_next;
-	if (a->count == 0) { /* the follower has not got the first of them yet */
-		offer_over(o, RETRY_NS);
+	o->a = *a;
+	if (a->count == 0) { /* the follower has not got the first of them yet, or waits for its tag */
+		offer_over(o, learn_stored(o) ? 0 : RETRY_NS);
 		return;
 	}
 	if (a->first != o->m.first || a->count > KM_WINDOW_MAX) {
@@ -264,7 +307,7 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 		offer_over(o, NS_PER_S);
 		return;
 	}
-	o->a = *a;
+	learn_stored(o);
 	for (uint32_t i = 0; i < a->count; i++) {
 		if (a->settled[i] && !link_has(l, a->first + i)) {
 			link_complain(l, "%s agreed to block %llu, which %s does not have", l->peer,
@@ -291,8 +334,7 @@ static void offered(enum status s, void *arg)
 	}
 	secret_free(&l->sync_keys);
 	secret_move(&l->sync_keys, &o->keys);
-	l->sync_keys_first = o->m.first;
-	l->sync_keys_offset = o->m.auth_offset;
+	memcpy(l->sync_slots, o->slots, sizeof l->sync_slots);
 	o->m.link = l->view.name;
 	km_send(l->km, KM_LINK_SYNC, l->peer, &o->m, offer_answered, o);
 }
@@ -309,6 +351,20 @@ static uint32_t window(const struct link *l, uint64_t max)
 	       (next + n < l->overdue_below || link_has(l, next + n)))
 		n++;
 	return n;
+}
+
+/* Those of this window; a slot of another block is empty. */
+static void copy_slots(struct offer *o)
+{
+	struct link *l = o->l;
+
+	if (l->sync_keys.len == 0)
+		secret_alloc(&l->sync_keys, KM_WINDOW_MAX * AUTH_KEY_LEN);
+	secret_copy(&o->keys, l->sync_keys.bytes, l->sync_keys.len);
+	memcpy(o->slots, l->sync_slots, sizeof o->slots);
+	for (uint64_t n = o->m.first; n < o->m.first + KM_WINDOW_MAX; n++)
+		if (o->slots[slot_of(n)].sequence != n)
+			o->slots[slot_of(n)] = (struct sync_slot){ .sequence = n };
 }
 
 static void look_for_overdue(struct link *l)
@@ -346,16 +402,13 @@ static void look_for_blocks(void *arg)
 	o = xcalloc(1, sizeof *o);
 	o->l = l;
 	o->view = l->view;
-	o->wanted = wanted;
+	o->m.count = wanted;
 	o->m.first = l->next_sequence;
 	o->m.give_up_below = l->overdue_below;
 	km_trace_new(l->km, &o->m.trace);
-	for (uint32_t i = 0; i < o->wanted; i++)
+	for (uint32_t i = 0; i < wanted; i++)
 		o->have[i] = link_has(l, l->next_sequence + i);
-	if (l->sync_keys.len > 0 && l->sync_keys_first == o->m.first) {
-		secret_copy(&o->keys, l->sync_keys.bytes, l->sync_keys.len);
-		o->m.auth_offset = l->sync_keys_offset;
-	}
+	copy_slots(o);
 	l->syncing = true;
 	ks_submit(l->km->ks, offer_work, offered, o);
 }
@@ -380,29 +433,38 @@ struct verdict {
 	struct km_link_sync_answer a;
 	bool again; /* a kept answer: nothing is settled by it */
 	unsigned differing;
+	uint64_t used; /* where the last authentication key ends that a tag was under */
 	uint64_t overdue_below;
+	uint8_t stored[KM_WINDOW_MAX];
 	uint64_t stock[2];
 	km_reply reply;
 	void *arg;
 };
 
 /* Compares block i of the window: sets its verdict and returns true, or false if it has to wait. */
-static bool compare(struct ks_txn *t, struct verdict *v, uint32_t i, const uint8_t *key, enum status *s)
+static bool compare(struct ks_txn *t, struct verdict *v, uint32_t i, enum status *s)
 {
 	uint64_t sequence = v->m.first + i;
+	bool lacking = v->m.have[i] == KM_BLOCK_LACKING;
+	struct secret key = { NULL, 0 };
 	uint8_t tag[KM_TAG_LEN];
 
-	*s = block_tag(t, &v->view, sequence, key, tag);
-	if (*s != ST_OK && *s != ST_KEY_GONE)
-		return false;
-	if (*s == ST_OK && v->m.have[i]) {
-		v->a.settled[i] = otp_tag_equal(tag, v->m.tags[i]);
-		v->differing += !v->a.settled[i];
-		return true;
-	}
-	*s = ST_OK;
 	v->a.settled[i] = 0;
-	return sequence < (v->m.have[i] ? v->overdue_below : v->m.give_up_below); /* the end that lacks it decides */
+	if (lacking || !v->stored[i]) /* the end that lacks it decides */
+		return sequence < (lacking ? v->m.give_up_below : v->overdue_below);
+	if (v->m.have[i] != KM_BLOCK_TAGGED)
+		return false;
+	*s = ks_take_at(t, &v->view.pools[KM_AUTH_OUT], v->m.auth_offsets[i], AUTH_KEY_LEN, &key);
+	if (*s == ST_OK)
+		*s = block_tag(t, &v->view, sequence, key.bytes, tag);
+	secret_free(&key);
+	if (*s != ST_OK)
+		return false;
+	v->a.settled[i] = otp_tag_equal(tag, v->m.tags[i]);
+	v->differing += !v->a.settled[i];
+	if (v->m.auth_offsets[i] + AUTH_KEY_LEN > v->used)
+		v->used = v->m.auth_offsets[i] + AUTH_KEY_LEN;
+	return true;
 }
 
 static enum status verdict_sign(struct ks_txn *t, struct verdict *v)
@@ -421,7 +483,6 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 {
 	struct verdict *v = arg;
 	const struct id *auth = &v->view.pools[KM_AUTH_OUT];
-	struct secret keys = { NULL, 0 };
 	struct link_note note;
 	enum status s = link_note_get(t, v->view.name, &note);
 
@@ -430,6 +491,7 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 	v->a.first = v->m.first;
 	v->a.count = 0;
 	v->differing = 0;
+	v->used = 0;
 	v->again = false;
 	if (v->m.first != note.next_sequence) {
 		if (note.last_count == 0 || v->m.first != note.last_first)
@@ -441,21 +503,13 @@ static enum status verdict_work(struct ks_txn *t, void *arg)
 		memcpy(v->a.tag, note.last_tag, sizeof v->a.tag);
 		return ST_OK;
 	}
-	s = ks_read(t, auth, v->m.auth_offset, v->m.count * AUTH_KEY_LEN, &keys);
-	for (uint32_t i = 0; s == ST_OK && i < v->m.count; i++) {
-		if (!compare(t, v, i, keys.bytes + i * AUTH_KEY_LEN, &s))
-			break;
+	for (uint32_t i = 0; s == ST_OK && i < v->m.count && compare(t, v, i, &s); i++)
 		v->a.count = i + 1;
-	}
-	secret_free(&keys);
 	if (s != ST_OK || v->a.count == 0)
 		return s;
-	s = ks_take_at(t, auth, v->m.auth_offset, v->a.count * AUTH_KEY_LEN, &keys);
-	secret_free(&keys);
+	s = ks_void_below(t, auth, v->m.unused_below);
 	if (s == ST_OK)
-		s = ks_void_below(t, auth, v->m.auth_offset);
-	if (s == ST_OK)
-		s = used_raise(t, auth, v->m.auth_offset + v->a.count * AUTH_KEY_LEN);
+		s = used_raise(t, auth, v->used);
 	if (s == ST_OK)
 		s = verdict_sign(t, v);
 	if (s == ST_OK)
@@ -477,7 +531,8 @@ static void verdict_done(enum status s, void *arg)
 	}
 	if (s == ST_OK && !v->again && v->a.count > 0)
 		apply(l, &v->a, v->stock);
-	v->a.follower_next = l->seen;
+	v->a.stored_count = v->m.count;
+	memcpy(v->a.stored, v->stored, v->m.count);
 	v->reply(&v->a.answer, v->arg);
 	free(v);
 }
@@ -504,6 +559,8 @@ void handle_link_sync(struct km *km, const char *from, const void *message, km_r
 	v->m.link = NULL;
 	look_for_overdue(l);
 	v->overdue_below = l->overdue_below;
+	for (uint32_t i = 0; i < m->count; i++)
+		v->stored[i] = link_has(l, m->first + i);
 	v->reply = reply;
 	v->arg = arg;
 	ks_submit(km->ks, verdict_work, verdict_done, v);

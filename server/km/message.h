@@ -208,12 +208,15 @@ struct km_link_open_answer {
 	struct km_link_state follower;
 };
 
+enum km_block_offer { KM_BLOCK_LACKING, KM_BLOCK_STORED, KM_BLOCK_TAGGED };
+
 struct km_link_sync {
 	struct id trace;
 	const char *link;
-	uint64_t first, give_up_below, auth_offset;
+	uint64_t first, give_up_below, unused_below;
 	uint32_t count;
-	uint8_t have[KM_WINDOW_MAX];
+	uint8_t have[KM_WINDOW_MAX]; /* enum km_block_offer */
+	uint64_t auth_offsets[KM_WINDOW_MAX];
 	uint8_t tags[KM_WINDOW_MAX][KM_TAG_LEN];
 };
 
@@ -222,7 +225,9 @@ struct km_link_sync_answer {
 	uint64_t first;
 	uint32_t count;
 	uint8_t settled[KM_WINDOW_MAX];
-	uint64_t follower_next, auth_offset;
+	uint32_t stored_count; /* as many as were asked for, from that one on */
+	uint8_t stored[KM_WINDOW_MAX];
+	uint64_t auth_offset;
 	uint8_t tag[KM_TAG_LEN];
 };
 

@@ -148,6 +148,8 @@ static void fetch_refused(struct app_key *k, const struct km_answer *answer)
 	k->state = KEY_GONE;
 	if (answer->err.status == ST_KEY_GONE && (k->lost_fetch || age >= s->options.limits.key_lifetime))
 		return;
+	if (k->source->put_back || k->destination->put_back) /* an operator has lost it */
+		return;
 	sim_violation(s, "%s lacks a key that %s supplied %llu ms ago: %s", k->destination->party.name,
 	              k->source->party.name, (unsigned long long)(age / NS_PER_MS), answer->err.text);
 	check_explain(s, &k->id);

@@ -185,12 +185,14 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 		check_relay(s, from, message);
 		break;
 	case KM_ALLOCATE:
+		s->stats.allocations += a->len > 0;
 		check_taken(s, from, a->link, a->link_offset, a->len, &a->ksa_pool, a->ksa_offset);
 		break;
 	case KM_LINK_SYNC:
 		l = sim_link_by_name(s, sync->link);
 		for (uint32_t i = 0; i < sync->count; i++)
-			check_auth(l, 0, sync->auth_offset + i * 32u, sync->first + i, sync->have[i] ? sync->tags[i] : NULL);
+			if (sync->have[i] == KM_BLOCK_TAGGED)
+				check_auth(l, 0, sync->auth_offsets[i], sync->first + i, sync->tags[i]);
 		break;
 	default:
 		break;
@@ -307,6 +309,9 @@ static void compare(struct sim *s, const struct seen_pool *at_source, const stru
 		              (unsigned long long)a->head, (unsigned long long)b->head, (unsigned long long)a->ready,
 		              (unsigned long long)b->ready, (unsigned long long)a->tail, (unsigned long long)b->tail);
 		tell_difference(at_source, at_destination);
+	} else if (b->assigned > 0 && s->options.limits.key_lifetime < 30 * NS_PER_S) {
+		sim_violation(s, "KSA pool %s -> %s: %llu bytes outlive their time there", a->desc.source, a->desc.destination,
+		              (unsigned long long)b->assigned);
 	} else if (a->unready > 0)
 		sim_violation(s, "%s pool %s -> %s: %llu bytes are never settled", kinds[a->desc.kind], a->desc.source,
 		              a->desc.destination, (unsigned long long)a->unready);

@@ -345,12 +345,58 @@ static void *answer_ck_reservation(struct bag *b, const void *message)
 	return c;
 }
 
+/* ---- Cx ------------------------------------------------------------------------------------------------- */
+
+static void *copy_cx_summary(struct bag *b, const void *message)
+{
+	SHALLOW(cx_summary);
+
+	c->editions = bag_copy(b, c->editions, c->count * sizeof *c->editions);
+	return c;
+}
+
+static void *answer_cx_summary(struct bag *b, const void *message)
+{
+	SHALLOW(cx_summary_answer);
+	const char **wanted = bag_alloc(b, c->count * sizeof *wanted);
+
+	for (size_t i = 0; i < c->count; i++)
+		wanted[i] = text(b, c->wanted[i]);
+	c->wanted = wanted;
+	return c;
+}
+
+static struct ls_record *copy_records(struct bag *b, const struct ls_record *from, size_t count)
+{
+	struct ls_record *to = bag_copy(b, from, count * sizeof *to);
+
+	for (size_t i = 0; i < count; i++)
+		to[i].links = bag_copy(b, from[i].links, from[i].count * sizeof *to[i].links);
+	return to;
+}
+
+static void *copy_cx_states(struct bag *b, const void *message)
+{
+	SHALLOW(cx_states);
+
+	c->records = copy_records(b, c->records, c->count);
+	return c;
+}
+
+static void *answer_cx_states(struct bag *b, const void *message)
+{
+	SHALLOW(cx_states_answer);
+
+	c->newer = copy_records(b, c->newer, c->count);
+	return c;
+}
+
 typedef void *copier(struct bag *b, const void *message);
 
 static const struct {
 	const char *name;
 	copier *message, *answer;
-} rows[KM_MESSAGES] = {
+} rows[SIM_MESSAGES] = {
 	[KM_KEY_SUPPLY] = { "Key supply", copy_key_supply, answer_progress },
 	[KM_KEY_SYNC] = { "Key sync", copy_key_sync, answer_progress },
 	[KM_REGISTER] = { "Register", copy_register, answer_plain },
@@ -376,6 +422,8 @@ static const struct {
 	[KM_CK_RELAY] = { "Ck relay", copy_ck_relay, answer_plain },
 	[KM_CK_ALLOCATION] = { "Ck allocation", copy_ck_relay_id, answer_plain },
 	[KM_CK_VOID] = { "Ck void", copy_ck_relay_id, answer_plain },
+	[SIM_CX_SUMMARY] = { "Cx summary", copy_cx_summary, answer_cx_summary },
+	[SIM_CX_LINK_STATES] = { "Cx link states", copy_cx_states, answer_cx_states },
 };
 
 void *copy_message(struct bag *b, enum km_message m, const void *message)
@@ -392,5 +440,5 @@ void *copy_answer(struct bag *b, enum km_message m, const struct km_answer *answ
 
 const char *message_name(enum km_message m)
 {
-	return m < KM_MESSAGES && rows[m].name != NULL ? rows[m].name : "?";
+	return (int)m < SIM_MESSAGES && rows[m].name != NULL ? rows[m].name : "?";
 }

@@ -7,9 +7,13 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "lsdb.h"
 #include "sim.h"
 
-enum { PARTIES_MAX = 512, CONTROLLER_INDEX = 0 };
+enum { PARTIES_MAX = 512 };
+
+/* Cx, beside the messages of a KM. */
+enum { SIM_CX_SUMMARY = KM_MESSAGES, SIM_CX_LINK_STATES, SIM_MESSAGES };
 
 /* Memory that is freed all at once. */
 struct bag {
@@ -53,6 +57,7 @@ struct conn *conn_of(struct sim *s, const struct party *a, const struct party *b
 bool conn_is_seen(struct sim *s, const struct party *by, const struct party *other);
 void net_want(struct sim *s, struct party *a, struct party *b);
 void net_break(struct sim *s, struct party *a, struct party *b);
+void net_cut(struct sim *s, struct party *a, struct party *b, uint64_t until);
 void net_party_died(struct party *p); /* after alive and incarnation were changed */
 void net_tick(struct sim *s);
 void net_send(struct party *from, const char *to, enum km_message m, const void *message, uint64_t timeout,
@@ -79,6 +84,8 @@ struct node {
 	unsigned number;
 	struct env *store_env, *env;
 	struct ks *ks;
+	struct kv *kv, *copy; /* under ks; and to be opened instead of an empty one */
+	bool put_back;        /* its store was once an older one: it has forgotten what it did */
 	struct km *km;
 	bool ready, commit_due, lost;
 	enum sim_commit next_commit;
@@ -89,6 +96,10 @@ struct node {
 
 void node_new(struct sim *s, struct node *n, unsigned number);
 void node_free(struct node *n);
+void store_open(struct node *n); /* its ks */
+/* Works on its store are delayed from now on; and it has none any more. */
+void store_add(struct node *n);
+void store_close(struct node *n);
 /* What a killed core would have freed: kept where a leak checker sees it. */
 void graveyard(void *p);
 
@@ -157,6 +168,7 @@ void links_free(struct sim *s);
 void link_make_block(struct sim_link *l);
 void module_tick(struct module *m);
 struct sim_link *sim_link_by_name(struct sim *s, const char *name);
+bool sim_is_link(const struct sim *s, unsigned a, unsigned b);
 
 /* ---- applications --------------------------------------------------------------------------------------------- */
 
@@ -168,16 +180,36 @@ bool app_is_quiet(struct sim *s);
 void app_node_died(struct node *n);
 void app_free(struct sim *s);
 
-/* ---- the controller ------------------------------------------------------------------------------------------------ */
+/* ---- controllers ------------------------------------------------------------------------------------------------ */
 
-struct controller_state {
-	struct party party;
-	bool registered[PARTIES_MAX];
-	struct reservation *reservations;
-	uint64_t next_reservation_at;
+struct sim_controller;
+
+struct cx_summary {
+	struct ls_edition *editions;
+	size_t count;
 };
+
+struct cx_summary_answer {
+	struct km_answer answer;
+	const char **wanted;
+	size_t count;
+};
+
+struct cx_states {
+	struct ls_record *records;
+	size_t count;
+};
+
+struct cx_states_answer {
+	struct km_answer answer;
+	struct ls_record *newer;
+	size_t count;
+};
+
 void control_new(struct sim *s);
-void control_tick_sim(struct sim *s);
+const char *control_name(const struct sim *s, const struct node *n); /* of a node's controller; NULL: none */
+void control_settle(struct sim *s);
+void control_cut(struct sim *s, unsigned a, unsigned b, uint64_t until);
 void control_free(struct sim *s);
 
 /* ---- checks of messages ------------------------------------------------------------------------------------------- */
@@ -215,7 +247,8 @@ struct sim {
 	struct conn *conns;
 	struct call *calls;
 	struct call *relays_seen[16]; /* to be replayed */
-	struct controller_state control;
+	struct sim_controller *controllers;
+	unsigned controller_count;
 	struct app_request *requests;
 	struct app_key *keys, *keys_by_id;
 	uint64_t next_request_at, next_block_at;

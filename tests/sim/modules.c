@@ -244,6 +244,15 @@ static void link_add(struct sim *s, unsigned a, unsigned b)
 	write_secret(l);
 }
 
+bool sim_is_link(const struct sim *s, unsigned a, unsigned b)
+{
+	for (unsigned i = 0; i < s->link_count; i++)
+		if ((s->links[i].ends[0] == &s->nodes[a] && s->links[i].ends[1] == &s->nodes[b]) ||
+		    (s->links[i].ends[0] == &s->nodes[b] && s->links[i].ends[1] == &s->nodes[a]))
+			return true;
+	return false;
+}
+
 /* At most two rows of links: the modules are parties too. */
 void links_new(struct sim *s)
 {

@@ -142,6 +142,12 @@ void net_break(struct sim *s, struct party *a, struct party *b)
 	notice_later(b, a, false);
 }
 
+void net_cut(struct sim *s, struct party *a, struct party *b, uint64_t until)
+{
+	conn_of(s, a, b)->cut_until = until;
+	net_break(s, a, b);
+}
+
 static void connect_pair(struct sim *s, struct party *a, struct party *b)
 {
 	struct conn *conn = conn_of(s, a, b);
@@ -408,6 +414,8 @@ static void dispatch(struct call *c)
 		deliver(c, c->message, delay + some_delay(s));
 		s->stats.duplicated++;
 	}
+	if (c->fate == FATE_COPY)
+		deliver(c, c->message, delay + 3 * NS_PER_S);
 	if (c->m == KM_RELAY && dice) {
 		attack(c);
 		if (c->delivery_count < DELIVERIES_MAX)

@@ -222,6 +222,17 @@ void sim_next_commit(struct node *n, enum sim_commit fate)
 	n->next_commit = fate;
 }
 
+void store_add(struct node *n)
+{
+	HASH_ADD(by_ks, stores, ks, sizeof n->ks, n);
+}
+
+void store_close(struct node *n)
+{
+	HASH_DELETE(by_ks, stores, n);
+	ks_close(n->ks);
+}
+
 /* ---- starting ----------------------------------------------------------------------------------------------- */
 
 static void receive(struct party *p, enum km_message m, struct party *from, const void *message, km_reply reply,
@@ -284,7 +295,7 @@ void sim_start(struct node *n)
 	o.links = links;
 	o.applications = applications;
 	o.application_count = s->options.nodes;
-	o.controller = s->options.control != SIM_NO_CONTROLLER ? s->control.party.name : NULL;
+	o.controller = control_name(s, n);
 	o.limits = s->options.limits;
 	o.ready = ready;
 	o.ready_arg = n;
@@ -341,8 +352,6 @@ struct km *sim_core(struct node *n)
 
 void node_new(struct sim *s, struct node *n, unsigned number)
 {
-	struct ks_options o = { .backend = KS_MEMORY, .inline_writer = true };
-	struct err e = { ST_OK, "" };
 	char name[NAME_MAX_LEN + 1];
 
 	n->number = number;
@@ -351,16 +360,13 @@ void node_new(struct sim *s, struct node *n, unsigned number)
 	n->party.receive = receive;
 	n->party.notice = notice;
 	n->store_env = env_virtual_new(s->world);
-	o.env = n->store_env;
-	if (ks_open(&n->ks, &o, &e) != ST_OK)
-		abort();
-	HASH_ADD(by_ks, stores, ks, sizeof n->ks, n);
+	store_open(n);
+	store_add(n);
 }
 
 void node_free(struct node *n)
 {
 	sim_kill(n);
-	HASH_DELETE(by_ks, stores, n);
-	ks_close(n->ks);
+	store_close(n);
 	env_virtual_free(n->store_env);
 }

@@ -25,6 +25,8 @@ static void pick_faults(struct sim *s, struct sim_faults *f)
 		f->late_block = (unsigned)sim_dice(s, 50);
 		f->differing = (unsigned)sim_dice(s, 50);
 	}
+	if (sim_dice(s, 3) == 0)
+		f->storage = (unsigned)sim_dice(s, 20);
 	if (sim_dice(s, 2)) {
 		f->control_silent = (unsigned)sim_dice(s, 200);
 		f->control_stale = (unsigned)sim_dice(s, 300);
@@ -57,7 +59,7 @@ static void start_controller(void *arg)
 {
 	struct later *l = arg;
 
-	sim_start_controller(l->s);
+	sim_start_controller(l->s, l->which);
 	free(l);
 }
 
@@ -98,6 +100,14 @@ static void down_some(struct sim *s)
 		sim_cut(s, s->links[i].ends[0]->number, s->links[i].ends[1]->number, sim_dice(s, 6000) * NS_PER_MS);
 }
 
+static void kill_controller(struct sim *s)
+{
+	unsigned which = sim_dice(s, 3) ? (unsigned)sim_dice(s, s->options.nodes) : SIM_ALL;
+
+	sim_kill_controller(s, which);
+	later(s, which, sim_dice(s, 6000), start_controller);
+}
+
 static void disturb(struct sim *s)
 {
 	switch (sim_dice(s, 6)) {
@@ -115,8 +125,7 @@ static void disturb(struct sim *s)
 		down_some(s);
 		break;
 	default:
-		sim_kill_controller(s);
-		later(s, 0, sim_dice(s, 6000), start_controller);
+		kill_controller(s);
 	}
 }
 

@@ -96,7 +96,6 @@ static void tick(void *arg)
 		for (int end = 0; end < 2; end++)
 			module_tick(&s->links[i].modules[end]);
 	app_tick(s);
-	control_tick_sim(s);
 	env_virtual_after(s->env, TICK_NS, tick, s);
 }
 
@@ -113,13 +112,12 @@ struct sim *sim_new(const struct sim_options *o)
 	if (mkdtemp(s->directory) == NULL)
 		abort();
 	s->conns = xcalloc((size_t)PARTIES_MAX * PARTIES_MAX, sizeof *s->conns);
-	control_new(s);
 	s->nodes = xcalloc(o->nodes, sizeof *s->nodes);
 	for (unsigned i = 0; i < o->nodes; i++)
 		node_new(s, &s->nodes[i], i);
 	links_new(s);
+	control_new(s);
 	for (unsigned i = 0; i < o->nodes; i++) {
-		net_want(s, &s->control.party, &s->nodes[i].party);
 		for (unsigned j = 0; j < i; j++)
 			net_want(s, &s->nodes[i].party, &s->nodes[j].party);
 		sim_start(&s->nodes[i]);
@@ -130,7 +128,6 @@ struct sim *sim_new(const struct sim_options *o)
 
 void sim_free(struct sim *s)
 {
-	s->options.control = SIM_NO_CONTROLLER;
 	s->settling = true;
 	for (unsigned i = 0; i < s->options.nodes; i++)
 		sim_kill(&s->nodes[i]);
@@ -179,12 +176,12 @@ void sim_after(struct sim *s, uint64_t ns, env_cb cb, void *arg)
 void sim_cut(struct sim *s, unsigned a, unsigned b, uint64_t ns)
 {
 	struct party *pa = &s->nodes[a].party, *pb = &s->nodes[b].party;
-	uint64_t now = world_now(s->world);
+	uint64_t until = ns == UINT64_MAX ? UINT64_MAX : world_now(s->world) + ns;
 
 	sim_say(s, "%s and %s are cut off from each other", pa->name, pb->name);
 	s->stats.cuts++;
-	conn_of(s, pa, pb)->cut_until = ns == UINT64_MAX ? UINT64_MAX : now + ns;
-	net_break(s, pa, pb);
+	net_cut(s, pa, pb, until);
+	control_cut(s, a, b, until);
 }
 
 /* ---- the end of the faults ------------------------------------------------------------------------------------ */
@@ -202,19 +199,13 @@ static void mend(struct sim *s)
 		s->links[i].down = false;
 	for (unsigned i = 0; i < s->options.nodes; i++)
 		sim_start(&s->nodes[i]);
-	sim_start_controller(s);
+	sim_start_controller(s, SIM_ALL);
 }
 
 /* Whether there is a way from a to b at all. */
 static bool is_served(const struct sim *s, unsigned a, unsigned b)
 {
-	if (s->options.control != SIM_NO_CONTROLLER)
-		return true;
-	for (unsigned i = 0; i < s->link_count; i++)
-		if ((s->links[i].ends[0] == &s->nodes[a] && s->links[i].ends[1] == &s->nodes[b]) ||
-		    (s->links[i].ends[0] == &s->nodes[b] && s->links[i].ends[1] == &s->nodes[a]))
-			return true;
-	return false;
+	return s->options.control != SIM_NO_CONTROLLER || sim_is_link(s, a, b);
 }
 
 /* Every pair that has a way gets a key without help. */
@@ -251,11 +242,13 @@ void sim_settle(struct sim *s)
 	sim_run(s, 40 * NS_PER_S);
 	check_liveness(s);
 	s->settling = true; /* no more blocks, no more reservations */
+	control_settle(s);
 	sim_run(s, 30 * NS_PER_S);
 	app_settle_check(s);
 	net_check_quiet(s);
 	check_end(s);
 	s->settling = false;
+	control_settle(s);
 	s->options.request_interval = requests;
 	s->next_block_at = world_now(s->world);
 }

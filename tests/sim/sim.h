@@ -25,7 +25,8 @@ struct sim_faults {
 	unsigned drop, drop_answer, late, duplicate, slow;
 	unsigned forge, replay, wrong_hop; /* of relays */
 	unsigned missing, repeated, late_block, differing; /* of blocks, at one end */
-	unsigned control_silent, control_stale, control_no_route; /* of the controller's answers */
+	unsigned storage, storage_full; /* of a store's transactions; the latter fail at their commit */
+	unsigned control_silent, control_stale, control_no_route; /* of the controllers' answers */
 };
 
 struct sim_options {
@@ -71,8 +72,14 @@ void sim_start(struct node *n);
 enum sim_commit { COMMIT_DONE, COMMIT_FAILS, COMMIT_LOST };
 void sim_next_commit(struct node *n, enum sim_commit fate);
 struct km *sim_core(struct node *n);
-void sim_kill_controller(struct sim *s);
-void sim_start_controller(struct sim *s);
+/* A copy of what its store holds, and such a copy in the place of it: the node is killed, and started again where it
+ * was up. The copy is used up. */
+struct kv *sim_store_copy(struct node *n);
+void sim_store_put_back(struct node *n, struct kv *copy);
+/* Of a node in distributed operation, which is taken modulo their number; SIM_ALL: every controller. */
+enum { SIM_ALL = UINT32_MAX };
+void sim_kill_controller(struct sim *s, unsigned which);
+void sim_start_controller(struct sim *s, unsigned which);
 /* Cuts the connection of two KMs until the time is over; UINT64_MAX: until sim_settle. */
 void sim_cut(struct sim *s, unsigned a, unsigned b, uint64_t ns);
 /* The QKD link between neighbours: the modules make no blocks while it is down. */
@@ -85,7 +92,8 @@ void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_
                  uint32_t *result);
 
 /* Asked of every message that is sent between KMs, or KM and controller, before the dice are. */
-enum sim_fate { FATE_DICE, FATE_DELIVER, FATE_DROP, FATE_DROP_ANSWER, FATE_TWICE, FATE_LATE };
+/* FATE_COPY: delivered, and a copy three seconds later. */
+enum sim_fate { FATE_DICE, FATE_DELIVER, FATE_DROP, FATE_DROP_ANSWER, FATE_TWICE, FATE_COPY, FATE_LATE };
 typedef enum sim_fate (*sim_hook)(struct sim *s, enum km_message m, const char *from, const char *to,
                                   const void *message, void *arg);
 void sim_set_hook(struct sim *s, sim_hook hook, void *arg);
@@ -99,8 +107,8 @@ struct sim_stats {
 	uint64_t requests, keys, fetched, blocks;
 	uint64_t answered[32]; /* key requests, by status */
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
-	uint64_t relays, relay_bytes;
-	uint64_t forged_accepted;
+	uint64_t relays, relay_bytes, allocations;
+	uint64_t forged_accepted, storage_failures;
 };
 void sim_stats(struct sim *s, struct sim_stats *stats);
 void sim_print_stats(struct sim *s);

@@ -1,6 +1,11 @@
 /* test_keystore.c - what keystore.h promises, on both backends. */
 #include "keystore_fixture.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "internal.h"
+
 static void take_ok(struct store *x, int pool, size_t min, size_t max, size_t granule, uint64_t at,
 		    size_t len)
 {
@@ -481,6 +486,39 @@ static void key_ids_invert(void **state)
 	assert_false(ks_key_id_invert(&a, &key, &offset, &len));
 }
 
+/* ---- a disk that cannot tell --------------------------------------------------------------------------- */
+
+static const struct kv_ops *honest;
+
+static enum status commit_and_deny(struct kv *kv)
+{
+	assert_int_equal(honest->commit(kv), ST_OK);
+	return ST_STORAGE;
+}
+
+/* A commit that is reported as failed, and is there: neither answer may be given, so the process ends. */
+static void a_commit_that_cannot_be_told_stops(void **state)
+{
+	struct store *x = *state;
+	struct kv_ops ops;
+	int status;
+	pid_t child;
+
+	fill(x, 1, 100);
+	child = fork();
+	if (child == 0) {
+		honest = x->ks->kv->ops;
+		ops = *honest;
+		ops.commit = commit_and_deny;
+		x->ks->kv->ops = &ops;
+		log_open("test_keystore", LOG_LEVEL_FATAL);
+		(void)append(x, 1, 100, 100);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
 #define BOTH(f)                                                                                              \
 	{"lmdb: " #f, f, lmdb_set_up, store_tear_down, NULL},                                                      \
 	{                                                                                                    \
@@ -505,6 +543,7 @@ int main(void)
 	    BOTH(notes_are_kept_in_order),
 	    BOTH(early_works_are_told_before_their_end),
 	    BOTH(a_closed_store_opens_as_it_was),
+	    BOTH(a_commit_that_cannot_be_told_stops),
 	    cmocka_unit_test(key_ids_invert),
 	};
 

@@ -1,0 +1,195 @@
+/*
+ * test_store_scenarios.c - what the two ends of a pool must agree on, whatever becomes of blocks, keys and stores.
+ *
+ * As test_relay_scenarios.c: every test ends with sim_settle, which holds both ends of every pool against each
+ * other, byte for byte; but for those where a store was put back, for which only an operator can help.
+ */
+#include "scenario.h"
+
+#include "log.h"
+
+/* ---- blocks --------------------------------------------------------------------------------------------- */
+
+static void many_missing(struct sim_options *o)
+{
+	o->faults.missing = 200;
+	o->faults.late_block = 100;
+}
+
+static void blocks_missing_at_both_ends(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, many_missing);
+
+	(void)state;
+	sim_run(s, 20 * NS_PER_S);
+	end(s);
+}
+
+static void most_missing(struct sim_options *o)
+{
+	o->faults.missing = 700;
+	o->block_interval = 20 * NS_PER_MS;
+}
+
+/* Those that one end lacks bring no authentication keys: they may not cost any. */
+static void most_blocks_at_one_end_only(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, most_missing);
+
+	(void)state;
+	sim_run(s, 90 * NS_PER_S);
+	end(s);
+}
+
+static void many_differing(struct sim_options *o)
+{
+	o->faults.differing = 250;
+}
+
+/* Runs between the holes are too short for what takes from them. */
+static void bytes_between_differing_blocks(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, many_differing);
+
+	(void)state;
+	sim_run(s, 30 * NS_PER_S);
+	end(s);
+}
+
+/* ---- what comes too late ----------------------------------------------------------------------------------- */
+
+/* km001 has no pad for it, and has when a copy of the message comes: by then the source has given it up. */
+static void a_copy_of_a_refused_relay(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	struct victim v = { .m = KM_RELAY, .from = "km000", .fate = FATE_COPY, .left = 1000 };
+	uint32_t result;
+
+	(void)state;
+	sim_link_down(s, 1, true);
+	do { /* until no pad is left behind km001 */
+		result = ask_for_many(s, 0, 2, NS_PER_S);
+		sim_request(s, 1, 2, 100, 512, 2 * NS_PER_S, NULL);
+	} while (result == ST_OK);
+	assert_int_equal(result, ST_TOO_FEW_KEYS);
+	sim_set_hook(s, strike, &v);
+	for (int i = 0; i < 10; i++) {
+		sim_request(s, 0, 2, 60, 1024, NS_PER_S, NULL);
+		sim_run(s, NS_PER_S);
+		sim_link_down(s, 1, i % 3 != 2);
+	}
+	sim_set_hook(s, NULL, NULL);
+	assert_true(v.left < 1000);
+	end(s);
+}
+
+/* ---- keys that nobody fetches -------------------------------------------------------------------------------- */
+
+static void short_lived(struct sim_options *o)
+{
+	o->limits.key_lifetime = 3 * NS_PER_S;
+	o->faults.drop = o->faults.drop_answer = 30;
+}
+
+static void keys_expire_whatever_happens(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, short_lived);
+
+	(void)state;
+	for (unsigned i = 0; i < 6; i++) {
+		sim_run(s, 4 * NS_PER_S);
+		sim_kill(sim_node(s, i % 3));
+		sim_run(s, 2 * NS_PER_S);
+		sim_start(sim_node(s, i % 3));
+	}
+	end(s);
+}
+
+/* ---- stores that fail ------------------------------------------------------------------------------------------ */
+
+static void failing_stores(struct sim_options *o)
+{
+	o->faults.storage = 30;
+}
+
+static void transactions_that_fail(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, failing_stores);
+		struct sim_stats stats;
+
+		sim_run(s, 30 * NS_PER_S);
+		sim_stats(s, &stats);
+		assert_true(stats.storage_failures > 20);
+		end(s);
+	}
+}
+
+static void dead_stores(struct sim_options *o)
+{
+	o->request_interval = 0;
+}
+
+/* Nothing can be committed any more: every request is told so, and nobody is given a key. */
+static void a_store_that_takes_nothing_any_more(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, dead_stores);
+	const struct sim_faults full = { .storage_full = 1000 };
+
+	(void)state;
+	sim_set_faults(s, &full);
+	assert_int_equal(ask(s, 0, 1, NS_PER_S), ST_STORAGE);
+	assert_int_equal(ask(s, 1, 0, NS_PER_S), ST_STORAGE);
+	sim_set_faults(s, NULL);
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(ask(s, 0, 1, NS_PER_S), ST_OK);
+	end(s);
+}
+
+/* ---- an older copy of a store ----------------------------------------------------------------------------------- */
+
+/* It has forgotten what it used: its links are refused at either end, and no key is taken from them again. */
+static void an_older_copy_of_a_store(void **state)
+{
+	(void)state;
+	for (unsigned which = 0; which < 2; which++) {
+		struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+		struct kv *copy = sim_store_copy(sim_node(s, which));
+		struct sim_stats before, after;
+
+		drain_pair(s);
+		sim_run(s, 10 * NS_PER_S);
+		sim_store_put_back(sim_node(s, which), copy);
+		sim_run(s, 5 * NS_PER_S);
+		sim_stats(s, &before);
+		for (int i = 0; i < 5; i++) {
+			drain_pair(s);
+			sim_run(s, 5 * NS_PER_S);
+		}
+		sim_stats(s, &after);
+		assert_int_equal(after.allocations, before.allocations);
+		assert_true(after.answered[ST_LINK_DOWN] > 0);
+		assert_int_equal(sim_violations(s), 0);
+		sim_free(s);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(blocks_missing_at_both_ends),
+		cmocka_unit_test(most_blocks_at_one_end_only),
+		cmocka_unit_test(bytes_between_differing_blocks),
+		cmocka_unit_test(a_copy_of_a_refused_relay),
+		cmocka_unit_test(keys_expire_whatever_happens),
+		cmocka_unit_test(transactions_that_fail),
+		cmocka_unit_test(a_store_that_takes_nothing_any_more),
+		cmocka_unit_test(an_older_copy_of_a_store),
+	};
+
+	log_open("test_store_scenarios", LOG_LEVEL_FATAL);
+	if (getenv("SIM_TEST") != NULL)
+		cmocka_set_test_filter(getenv("SIM_TEST"));
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
