@@ -1,7 +1,7 @@
 /*
  * bench_rpc.c - null calls inside TLS against libtirpc's own svc_run in cleartext, and the latency of a
  * call against a bare ping-pong over TCP. Prints `name value unit reference ratio min max runs`; medians of
- * several runs, the reference measured in turn with them.
+ * several runs, each beside a run of its reference.
  *
  * Client and server are a process each, and share the machine.
  */
@@ -25,8 +25,8 @@
 
 enum { PROGRAM = 0x20416fff, VERSION = 1, RUNS_MAX = 15, SAMPLES = 20000, REFERENCE_CLIENTS = 8, PING_LEN = 44 };
 
-static int runs = 5;
-static double seconds = 1.0;
+static int runs = 7;
+static double seconds = 0.5;
 static struct test_pki *pki;
 
 static uint64_t now_ns(void)
@@ -219,6 +219,8 @@ static void is_up(struct rtls_conn *conn, bool up, void *arg)
 }
 
 /* Calls per second. The process's memory goes with the process. */
+static const char *client_name = "client";
+
 static double load_tls(uint16_t port, unsigned connections, unsigned in_flight)
 {
 	struct load l = { .env = env_event_new(), .connections = connections, .in_flight = in_flight };
@@ -226,7 +228,7 @@ static double load_tls(uint16_t port, unsigned connections, unsigned in_flight)
 		                             .program = PROGRAM, .version = VERSION };
 	struct err e;
 
-	if (rtls_endpoint_new(&l.ep, l.env, test_pki_credentials(pki, "app", "client"), NULL, &e) != ST_OK)
+	if (rtls_endpoint_new(&l.ep, l.env, test_pki_credentials(pki, "app", client_name), NULL, &e) != ST_OK)
 		log_fatal("%s", e.text);
 	rtls_watch_conns(l.ep, is_up, &l);
 	for (unsigned i = 0; i < connections; i++)
@@ -373,26 +375,6 @@ static double run_latency(void (*serve)(int), double (*work)(uint16_t, unsigned,
 	return r;
 }
 
-/* Calls per second of eight polite connections, while another client floods the server or not. */
-static double run_polite(bool flood)
-{
-	uint16_t port;
-	pid_t server = start_server(serve_tls, &port), flooder = flood ? fork() : 0;
-	double r;
-
-	if (flood && flooder == 0) {
-		seconds *= 10; /* until it is killed */
-		load_tls(port, 4, 1000);
-		_exit(0);
-	}
-	usleep(flood ? 200000 : 0);
-	r = in_process(load_tls, port, 8, 1);
-	if (flood)
-		stop_server(flooder);
-	stop_server(server);
-	return r;
-}
-
 /* ---- gRPC C++, where it was built -------------------------------------------------------------- */
 
 static const char *grpc_null; /* NULL: it was not */
@@ -441,13 +423,151 @@ static double run_grpc(unsigned connections, unsigned in_flight)
 	return rate;
 }
 
+/* ---- hostile peers ----------------------------------------------------------------------------- */
+
+/* Many calls in flight on few connections, or on many. */
+static void flood(uint16_t port)
+{
+	load_tls(port, 4, 1000);
+}
+
+static void flood_widely(uint16_t port)
+{
+	load_tls(port, 200, 8);
+}
+
+/* Connections that go as far as the cleartext probe, and handshakes of who has no certificate. */
+static void knock(uint16_t port)
+{
+	for (;;) {
+		int fd[16];
+
+		for (size_t i = 0; i < ARRAY_LEN(fd); i++)
+			fd[i] = connect_to(port);
+		for (size_t i = 0; i < ARRAY_LEN(fd); i++)
+			close(fd[i]);
+	}
+}
+
+static void shake_hands(uint16_t port)
+{
+	struct rtls_channel_options o = { .credentials = test_pki_credentials(pki, "app", client_name),
+		                          .peer = { .role = "km", .name = "server", .host = "127.0.0.1",
+		                                    .port = port, .program = PROGRAM, .version = VERSION } };
+	struct rtls_channel *ch;
+	struct err e;
+
+	for (;;)
+		if (rtls_channel_open(&ch, &o, &e) == ST_OK)
+			rtls_channel_close(ch);
+}
+
+static void shake_many_hands(uint16_t port)
+{
+	for (int i = 0; i < 15; i++)
+		if (fork() == 0)
+			shake_hands(port);
+	shake_hands(port);
+}
+
 /* ---- figures ----------------------------------------------------------------------------------- */
 
-/* One kind of measurement, run by run. */
-struct series {
-	double value[RUNS_MAX];
-	double processor_us[RUNS_MAX]; /* of both ends together, per call, where value is calls per second */
+struct figure {
+	const char *name, *unit;
+	double (*measure)(const struct figure *f);
+	double (*reference)(const struct figure *f);
+	unsigned connections, in_flight;
+	void (*hostile)(uint16_t port);
+	const char *processor_name; /* of the processor's part in the same runs; NULL: not told */
+
+	struct series {
+		double value[RUNS_MAX], reference[RUNS_MAX], ratio[RUNS_MAX];
+	} rate, processor; /* the processor's: of both ends together, us a call */
 };
+
+static double tls_rate(const struct figure *f)
+{
+	return run_tls(f->connections, f->in_flight);
+}
+
+static double tirpc_rate(const struct figure *f)
+{
+	(void)f;
+	return run_tirpc();
+}
+
+static double grpc_rate(const struct figure *f)
+{
+	return run_grpc(f->connections, f->in_flight);
+}
+
+static double tls_latency(const struct figure *f)
+{
+	(void)f;
+	return run_latency(serve_tls, latency_tls);
+}
+
+static double ping_latency(const struct figure *f)
+{
+	(void)f;
+	return run_latency(serve_ping, latency_ping);
+}
+
+/* While hostile clients, in a process group of their own, do what they do. */
+static double attacked_rate(const struct figure *f)
+{
+	uint16_t port;
+	pid_t server = start_server(serve_tls, &port), hostile = fork();
+	double r;
+
+	if (hostile == 0) {
+		setpgid(0, 0);
+		client_name = "hostile";
+		seconds = 1e6; /* until it is killed */
+		f->hostile(port);
+		_exit(0);
+	}
+	usleep(200000);
+	r = in_process(load_tls, port, f->connections, f->in_flight);
+	kill(-hostile, SIGKILL);
+	waitpid(hostile, NULL, 0);
+	stop_server(server);
+	return r;
+}
+
+static struct figure figures[] = {
+	{ .name = "rpc.null.tls.8x16/svc_run", .unit = "calls/s", .measure = tls_rate, .reference = tirpc_rate,
+	  .connections = 8, .in_flight = 16, .processor_name = "rpc.processor.tls.8x16/svc_run" },
+	{ .name = "rpc.null.tls.8x1/svc_run", .unit = "calls/s", .measure = tls_rate, .reference = tirpc_rate,
+	  .connections = 8, .in_flight = 1, .processor_name = "rpc.processor.tls.8x1/svc_run" },
+	{ .name = "rpc.null.tls.64x16/svc_run", .unit = "calls/s", .measure = tls_rate, .reference = tirpc_rate,
+	  .connections = 64, .in_flight = 16 },
+	{ .name = "rpc.null.tls.64x1/svc_run", .unit = "calls/s", .measure = tls_rate, .reference = tirpc_rate,
+	  .connections = 64, .in_flight = 1 },
+	{ .name = "rpc.null.tls.8x16/grpc", .unit = "calls/s", .measure = tls_rate, .reference = grpc_rate,
+	  .connections = 8, .in_flight = 16 },
+	{ .name = "rpc.latency.tls/tcp", .unit = "us", .measure = tls_latency, .reference = ping_latency },
+	{ .name = "rpc.null.tls.8x1.flooded/calm", .unit = "calls/s", .measure = attacked_rate, .reference = tls_rate,
+	  .connections = 8, .in_flight = 1, .hostile = flood },
+	{ .name = "rpc.null.tls.8x1.flooded_widely/calm", .unit = "calls/s", .measure = attacked_rate,
+	  .reference = tls_rate, .connections = 8, .in_flight = 1, .hostile = flood_widely },
+	{ .name = "rpc.null.tls.8x1.knocked/calm", .unit = "calls/s", .measure = attacked_rate, .reference = tls_rate,
+	  .connections = 8, .in_flight = 1, .hostile = knock },
+	{ .name = "rpc.null.tls.8x1.handshakes/calm", .unit = "calls/s", .measure = attacked_rate,
+	  .reference = tls_rate, .connections = 8, .in_flight = 1, .hostile = shake_many_hands },
+};
+
+/* ---- measuring them ---------------------------------------------------------------------------- */
+
+static bool is_wanted(const struct figure *f, char **names, int count)
+{
+	if (f->reference == grpc_rate && grpc_null == NULL)
+		return false;
+	for (int i = 0; i < count; i++)
+		if (strstr(f->name, names[i]) != NULL)
+			return true;
+	return count == 0;
+}
 
 static double processor_of_children(void)
 {
@@ -458,105 +578,50 @@ static double processor_of_children(void)
 	       (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-static void print_ratio(const char *name, const char *unit, double *values, double reference)
+static void measure_one(const struct figure *f, double (*work)(const struct figure *f), double *value,
+                        double *processor)
 {
-	double middle = median(values, runs); /* sorts them */
+	double before = processor_of_children();
 
-	printf("%s %.5g %s %.5g %.3g %.5g %.5g %d\n", name, middle, unit, reference, middle / reference, values[0],
-	       values[runs - 1], runs);
+	*value = work(f);
+	*processor = (processor_of_children() - before) / (*value * seconds);
+}
+
+/* A run and its reference are neighbours, and take turns to be first: what else the machine does meets both. */
+static void measure_pair(struct figure *f, int run)
+{
+	if (run % 2 != 0)
+		measure_one(f, f->measure, &f->rate.value[run], &f->processor.value[run]);
+	measure_one(f, f->reference, &f->rate.reference[run], &f->processor.reference[run]);
+	if (run % 2 == 0)
+		measure_one(f, f->measure, &f->rate.value[run], &f->processor.value[run]);
+	f->rate.ratio[run] = f->rate.value[run] / f->rate.reference[run];
+	f->processor.ratio[run] = f->processor.value[run] / f->processor.reference[run];
+}
+
+static void print_series(const char *name, const char *unit, struct series *s)
+{
+	double middle = median(s->value, runs); /* sorts them */
+
+	printf("%s %.5g %s %.5g %.3g %.5g %.5g %d\n", name, middle, unit, median(s->reference, runs),
+	       median(s->ratio, runs), s->value[0], s->value[runs - 1], runs);
 	fflush(stdout);
 }
 
-static double tirpc_run(void)
+static void measure_wanted(char **names, int count)
 {
-	return run_tirpc();
-}
-static double one_run(void)
-{
-	return run_tls(8, 1);
-}
-static double many_run(void)
-{
-	return run_tls(8, 16);
-}
-static double wide_run(void)
-{
-	return run_tls(64, 16);
-}
-static double wide_one_run(void)
-{
-	return run_tls(64, 1);
-}
-static double grpc_run(void)
-{
-	return grpc_null != NULL ? run_grpc(8, 16) : 0;
-}
-static double calm_run(void)
-{
-	return run_polite(false);
-}
-static double flooded_run(void)
-{
-	return run_polite(true);
-}
-static double ping_run(void)
-{
-	return run_latency(serve_ping, latency_ping);
-}
-static double latency_run(void)
-{
-	return run_latency(serve_tls, latency_tls);
-}
-
-enum figure { TIRPC, ONE, MANY, WIDE, WIDE_ONE, GRPC, CALM, FLOODED, PING, LATENCY, FIGURES };
-
-static double (*const measure[FIGURES])(void) = {
-	[TIRPC] = tirpc_run,       [ONE] = one_run,   [MANY] = many_run, [WIDE] = wide_run,
-	[WIDE_ONE] = wide_one_run, [GRPC] = grpc_run, [CALM] = calm_run, [FLOODED] = flooded_run,
-	[PING] = ping_run,         [LATENCY] = latency_run,
-};
-
-static struct series series[FIGURES];
-
-/* Every figure once a run, in turn, so that what else the machine does meets all of them. */
-static void measure_all(void)
-{
+	printf("# name value unit reference ratio min max runs; the ratio is the median of the pairs'\n");
 	for (int run = 0; run < runs; run++)
-		for (int f = 0; f < FIGURES; f++) {
-			double before = processor_of_children();
-
-			series[f].value[run] = measure[f]();
-			series[f].processor_us[run] = (processor_of_children() - before) / (series[f].value[run] * seconds);
-		}
-}
-
-static void print_all(void)
-{
-	double tirpc = median(series[TIRPC].value, runs), tirpc_us = median(series[TIRPC].processor_us, runs);
-
-	printf("# name value unit reference ratio min max runs\n");
-	print_ratio("rpc.null.tls.8x16/svc_run", "calls/s", series[MANY].value, tirpc);
-	print_ratio("rpc.null.tls.8x1/svc_run", "calls/s", series[ONE].value, tirpc);
-	if (grpc_null != NULL)
-		print_ratio("rpc.null.tls.8x16/grpc", "calls/s", series[MANY].value, median(series[GRPC].value, runs));
-	print_ratio("rpc.null.tls.64x16/svc_run", "calls/s", series[WIDE].value, tirpc);
-	print_ratio("rpc.null.tls.64x1/svc_run", "calls/s", series[WIDE_ONE].value, tirpc);
-	/* not moved by what else runs on the machine, as the rates are; lower is better */
-	print_ratio("rpc.processor.tls.8x16/svc_run", "us/call", series[MANY].processor_us, tirpc_us);
-	print_ratio("rpc.processor.tls.8x1/svc_run", "us/call", series[ONE].processor_us, tirpc_us);
-	print_ratio("rpc.latency.tls/tcp", "us", series[LATENCY].value, median(series[PING].value, runs));
-	print_ratio("rpc.null.tls.8x1.flooded/calm", "calls/s", series[FLOODED].value,
-	            median(series[CALM].value, runs));
-}
-
-/* For profiling: the latencies, or one figure with so many connections and calls in flight; 0: the reference. */
-static void measure_one(int connections, int in_flight)
-{
-	double before = processor_of_children(), rate;
-
-	rate = connections > 0 ? run_tls((unsigned)connections, (unsigned)in_flight) : run_tirpc();
-	printf("%.0f calls/s, %.2f us of processor a call\n", rate,
-	       (processor_of_children() - before) / (rate * seconds));
+		for (size_t i = 0; i < ARRAY_LEN(figures); i++)
+			if (is_wanted(&figures[i], names, count))
+				measure_pair(&figures[i], run);
+	for (size_t i = 0; i < ARRAY_LEN(figures); i++) {
+		if (!is_wanted(&figures[i], names, count))
+			continue;
+		print_series(figures[i].name, figures[i].unit, &figures[i].rate);
+		if (figures[i].processor_name != NULL) /* hardly moved by what else runs on the machine */
+			print_series(figures[i].processor_name, "us/call", &figures[i].processor);
+	}
 }
 
 int main(int argc, char **argv)
@@ -567,19 +632,15 @@ int main(int argc, char **argv)
 		runs = atoi(argv[1]);
 	if (argc > 2)
 		seconds = atof(argv[2]);
-	if (runs < 1 || runs > RUNS_MAX || seconds <= 0 || argc == 4 || argc > 5) {
-		fprintf(stderr, "usage: bench_rpc [RUNS (1 to %d) [SECONDS A RUN [CONNECTIONS IN-FLIGHT]]]\n", RUNS_MAX);
+	if (runs < 1 || runs > RUNS_MAX || seconds <= 0) {
+		fprintf(stderr, "usage: bench_rpc [RUNS (1 to %d) [SECONDS A RUN [PART OF A FIGURE'S NAME]...]]\n", RUNS_MAX);
 		return 1;
 	}
 	pki = test_pki_new();
 	rtls_credentials_free(test_pki_credentials(pki, "km", "server"));
 	rtls_credentials_free(test_pki_credentials(pki, "app", "client"));
-	if (argc == 5) {
-		measure_one(atoi(argv[3]), atoi(argv[4]));
-	} else {
-		measure_all();
-		print_all();
-	}
+	rtls_credentials_free(test_pki_credentials(pki, "app", "hostile"));
+	measure_wanted(argc > 3 ? argv + 3 : NULL, argc > 3 ? argc - 3 : 0);
 	test_pki_free(pki);
 	return 0;
 }
