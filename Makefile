@@ -57,7 +57,8 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 # ---- libraries --------------------------------------------------------------------------------
 BASE     := address base daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
-RPC      := buffer call channel conn deadline dispatch endpoint lookup message peer record rpcbind session tls trace wipe
+RPC      := buffer call channel conn deadline dispatch endpoint gate lookup message party peer record rpcbind session tls \
+	trace traffic turn wipe
 OTP      := otp
 KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory master note pool rotate \
 	row seal store stream sweep undo value
@@ -278,11 +279,11 @@ $(SIM_TESTS): %: %.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
 
 # Programs that the integration tests need.
 TEST_PROGRAMS := fake_ksad
-TEST_PROGRAMS += key_load store_check
-$(BUILD)/tests/bin/store_check: $(BUILD)/tests/integration/store_check.o $(BUILD)/libinternal.a
+TEST_PROGRAMS += flood key_load polite store_check
+$(BUILD)/tests/bin/flood $(BUILD)/tests/bin/store_check: $(BUILD)/tests/bin/%: $(BUILD)/tests/integration/%.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(BUILD)/tests/bin/key_load: $(BUILD)/tests/integration/key_load.o $(LIBQKDN_STATIC)
+$(BUILD)/tests/bin/key_load $(BUILD)/tests/bin/polite: $(BUILD)/tests/bin/%: $(BUILD)/tests/integration/%.o $(LIBQKDN_STATIC)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS_client)
 TEST_PROGRAMS += supply leftover

@@ -77,7 +77,7 @@ static void fail_later(struct rtls_endpoint *ep, struct pending *p, enum status 
 	p->next = NULL;
 	*ep->failed_last = p;
 	ep->failed_last = &p->next;
-	evtimer_add(ep->again_event, &at_once);
+	evtimer_add(ep->failed_event, &at_once);
 }
 
 void call_fail_later(struct rtls_endpoint *ep, const struct rtls_call *call, enum status s)
@@ -172,7 +172,7 @@ static void send_call(struct rtls_conn *conn, const struct rtls_call *call)
 	}
 	HASH_ADD(hh, conn->calls, xid, sizeof p->xid, p);
 	deadline_set(&ep->deadlines, &p->deadline, call->timeout_ns);
-	conn_flush_later(conn);
+	traffic_flush_later(conn);
 }
 
 void rtls_call(struct rtls_conn *conn, const struct rtls_call *call)

@@ -101,7 +101,7 @@ static bool put_result(struct rtls_conn *conn, uint32_t xid, xdrproc_t xdr, void
 	record_end(out, begun);
 	if (status != NULL)
 		*status = result_status(out, begun);
-	conn_flush_later(conn);
+	traffic_flush_later(conn);
 	return true;
 }
 
@@ -129,7 +129,7 @@ static void reply_failure(struct request *r, const struct rpc_msg *message)
 		message_put_mismatch(out, r->xid, a->ar_vers.low, a->ar_vers.high);
 	else
 		message_put_accepted(out, r->xid, a->ar_stat);
-	conn_flush_later(r->conn);
+	traffic_flush_later(r->conn);
 }
 
 static bool_t xprt_reply(SVCXPRT *xprt, struct rpc_msg *message)
@@ -269,7 +269,7 @@ static void run_dispatcher(struct request *r, const struct message_call *call)
 	if (r->replied || r->deferred || r->conn->closed)
 		return;
 	message_put_accepted(&r->conn->session.out, r->xid, SYSTEM_ERR);
-	conn_flush_later(r->conn);
+	traffic_flush_later(r->conn);
 }
 
 bool dispatch_call(struct rtls_conn *conn, uint8_t *record, size_t len)
@@ -281,7 +281,7 @@ bool dispatch_call(struct rtls_conn *conn, uint8_t *record, size_t len)
 		return false;
 	r.xid = call.xid;
 	if (!admit(&r, &call)) {
-		conn_flush_later(conn);
+		traffic_flush_later(conn);
 		return true;
 	}
 	r.args = record + call.body;
@@ -322,6 +322,7 @@ struct rtls_deferred *rtls_defer(struct svc_req *rq)
 	r->deferred = true;
 	conn_hold(r->conn);
 	r->conn->unanswered++;
+	party_call_begins(r->conn->party);
 	return d;
 }
 
@@ -335,7 +336,7 @@ static bool send_deferred(struct rtls_deferred *d, xdrproc_t xdr, void *result)
 		log_error("program 0x%x: a result could not be encoded, or is too long",
 		          d->program->is.number);
 		message_put_accepted(&conn->session.out, d->xid, SYSTEM_ERR);
-		conn_flush_later(conn);
+		traffic_flush_later(conn);
 		return false;
 	}
 	if (traced)
@@ -350,8 +351,7 @@ bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result)
 
 	rtls_wipe(xdr, result);
 	conn->unanswered--;
-	if (!conn->closed && conn->paused)
-		conn_answered(conn);
+	party_call_ends(conn->party);
 	conn_release(conn);
 	free(d);
 	return sent;

@@ -11,9 +11,11 @@
 
 #include "env_event.h"
 
-enum { ACCEPTS_PER_WAKEUP = 64, LISTEN_BACKLOG = 1024, HANDSHAKES_PER_S = 300, HANDSHAKES_BURST = 300 };
+enum { ACCEPTS_PER_WAKEUP = 16, LISTEN_BACKLOG = 1024 };
 
-#define PARKED_NS (500 * NS_PER_MS)
+/* How long nothing is accepted: out of descriptors or of memory, or at more than the bounded rate. */
+#define EXHAUSTED_NS (500 * NS_PER_MS)
+#define HURRIED_NS (10 * NS_PER_MS)
 
 static void set_defaults(struct rtls_options *o)
 {
@@ -25,8 +27,8 @@ static void set_defaults(struct rtls_options *o)
 		o->max_connections = 1000;
 	if (o->max_per_identity == 0)
 		o->max_per_identity = (o->max_connections + 3) / 4;
-	if (o->max_per_peer_calls == 0)
-		o->max_per_peer_calls = 4096;
+	if (o->max_unanswered == 0)
+		o->max_unanswered = 4096;
 	if (o->handshake_ns == 0)
 		o->handshake_ns = 10 * NS_PER_S;
 	if (o->record_ns == 0)
@@ -43,28 +45,17 @@ static void flush_all(evutil_socket_t fd, short what, void *arg)
 	while ((conn = ep->flush_list) != NULL) {
 		ep->flush_list = conn->flush_next;
 		conn->flush_is_due = false;
-		conn_flush(conn);
+		traffic_flush(conn);
 		conn_release(conn);
 	}
 }
 
-/* What must not run in the turn that caused it: whoever is late, and connections with more to read. */
-static void run_again(evutil_socket_t fd, short what, void *arg)
+/* Whoever hears of a failed call hears it in a turn of its own. */
+static void run_failed(evutil_socket_t fd, short what, void *arg)
 {
-	struct rtls_endpoint *ep = arg;
-	struct rtls_conn *conn, *next = ep->again_list;
-
 	(void)fd;
 	(void)what;
-	ep->again_list = NULL;
-	while ((conn = next) != NULL) {
-		next = conn->again_next;
-		conn->again_is_due = false;
-		if (!conn->closed)
-			conn_process(conn);
-		conn_release(conn);
-	}
-	call_run_failed(ep);
+	call_run_failed(arg);
 }
 
 enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct rtls_credentials *c,
@@ -87,14 +78,14 @@ enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct
 	fresh->options.trace_path = NULL; /* the caller's */
 	deadlines_init(&fresh->deadlines, env);
 	fresh->flush_event = event_new(fresh->base, -1, 0, flush_all, fresh);
-	fresh->again_event = evtimer_new(fresh->base, run_again, fresh);
-	if (fresh->flush_event == NULL || fresh->again_event == NULL)
+	fresh->failed_event = evtimer_new(fresh->base, run_failed, fresh);
+	if (fresh->flush_event == NULL || fresh->failed_event == NULL)
 		log_fatal("no memory for an endpoint");
+	turn_init(fresh);
 	fresh->failed_last = &fresh->failed;
 	env_random(env, &fresh->next_xid, sizeof fresh->next_xid);
 	fresh->limit = (struct log_limit){ .interval_ns = NS_PER_S / 2, .burst = 20 };
-	fresh->handshakes = (struct log_limit){ .interval_ns = NS_PER_S / HANDSHAKES_PER_S,
-		                                .burst = HANDSHAKES_BURST };
+	gate_init(fresh);
 	*ep = fresh;
 	return ST_OK;
 }
@@ -132,10 +123,6 @@ static void conns_free(struct rtls_endpoint *ep)
 		ep->flush_list = c->flush_next;
 		conn_release(c);
 	}
-	for (struct rtls_conn *c; (c = ep->again_list) != NULL;) {
-		ep->again_list = c->again_next;
-		conn_release(c);
-	}
 }
 
 void rtls_endpoint_free(struct rtls_endpoint *ep)
@@ -147,9 +134,12 @@ void rtls_endpoint_free(struct rtls_endpoint *ep)
 	listeners_free(ep);
 	peers_free(ep);
 	conns_free(ep);
+	gate_free(ep);
 	call_run_failed(ep);
+	parties_orphan(ep);
 	event_free(ep->flush_event);
-	event_free(ep->again_event);
+	event_free(ep->failed_event);
+	event_free(ep->turn.event);
 	deadlines_free(&ep->deadlines);
 	programs_free(ep);
 	trace_close(ep->trace);
@@ -294,12 +284,10 @@ static void unpark(struct deadline *d)
 	event_add(l->event, NULL);
 }
 
-/* Out of descriptors, or of memory: accepting again at once would only spin. */
-static void park(struct listener *l)
+static void park(struct listener *l, uint64_t ns)
 {
-	endpoint_warn(l->ep, "accepting connections: %s; trying again in half a second", strerror(errno));
 	event_del(l->event);
-	deadline_set(&l->ep->deadlines, &l->parked, PARKED_NS);
+	deadline_set(&l->ep->deadlines, &l->parked, ns);
 }
 
 static bool makes_room(struct rtls_endpoint *ep)
@@ -308,12 +296,23 @@ static bool makes_room(struct rtls_endpoint *ep)
 
 	if (ep->conn_count < ep->options.max_connections)
 		return true;
-	for (c = ep->conns; c != NULL && (!c->accepted || c->established); c = c->next)
-		;
-	if (c == NULL)
-		return false;
-	conn_close(c, "others want its place, and it has not shown who it is");
-	return true;
+	c = gate_who_makes_room(ep);
+	if (c != NULL)
+		conn_close(c, "others want its place, and it has not shown who it is");
+	return c != NULL;
+}
+
+static void take(struct rtls_endpoint *ep, int fd, const struct sockaddr_storage *from)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	address_text(from, text);
+	if (makes_room(ep)) {
+		conn_accept(ep, fd, from, text);
+		return;
+	}
+	endpoint_warn(ep, "refused a connection from %s: %u are open, which is the limit", text, ep->conn_count);
+	close(fd);
 }
 
 static void accept_some(evutil_socket_t fd, short what, void *arg)
@@ -322,27 +321,26 @@ static void accept_some(evutil_socket_t fd, short what, void *arg)
 
 	(void)what;
 	for (int i = 0; i < ACCEPTS_PER_WAKEUP; i++) {
-		struct sockaddr_storage peer;
-		socklen_t len = sizeof peer;
-		char text[ADDRESS_TEXT_MAX];
-		int got = accept4(fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		struct sockaddr_storage from;
+		socklen_t len = sizeof from;
+		int got;
 
+		if (!gate_lets_accept(l->ep)) {
+			park(l, HURRIED_NS);
+			return;
+		}
+		got = accept4(fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return;
 		if (got < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
-			park(l);
+			/* accepting again at once would only spin */
+			endpoint_warn(l->ep, "accepting connections: %s; trying again in half a second",
+			              strerror(errno));
+			park(l, EXHAUSTED_NS);
 			return;
 		}
-		if (got < 0)
-			continue; /* that connection is gone already */
-		address_text(&peer, text);
-		if (makes_room(l->ep)) {
-			conn_accept(l->ep, got, text);
-			continue;
-		}
-		endpoint_warn(l->ep, "refused a connection from %s: %u are open, which is the limit", text,
-		              l->ep->conn_count);
-		close(got);
+		if (got >= 0) /* else that connection is gone already */
+			take(l->ep, got, &from);
 	}
 }
 

@@ -72,7 +72,7 @@ struct rtls_options {
 	size_t output_high_water;    /* bytes; above it a peer is not read; 0: 4 MiB */
 	unsigned max_connections;    /* 0: 1000 */
 	unsigned max_per_identity;   /* of these; 0: a quarter, so that one identity cannot shut out the rest */
-	unsigned max_per_peer_calls; /* unanswered calls one connection may have here; 0: 4096 */
+	unsigned max_unanswered;     /* deferred calls of one identity; 0: 4096; fewer where others wait too */
 	uint64_t handshake_ns;       /* probe and handshake must be done; 0: 10 s */
 	uint64_t record_ns;          /* a begun record must be whole; 0: 30 s */
 	uint64_t idle_ns;            /* accepted connection without traffic; 0: never */

@@ -47,10 +47,10 @@ static void set_up_endpoint(struct fuzzed *f)
 
 	ep->env = env_virtual_new(f->world);
 	ep->base = event_base_new();
-	ep->again_event = evtimer_new(ep->base, NULL, NULL);
+	ep->failed_event = evtimer_new(ep->base, NULL, NULL);
 	ep->failed_last = &ep->failed;
 	ep->options = (struct rtls_options){ .max_record = 64 * 1024, .output_high_water = 1024 * 1024,
-		                             .max_per_peer_calls = 64 };
+		                             .max_unanswered = 64 };
 	ep->limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 1 };
 	deadlines_init(&ep->deadlines, ep->env);
 }
@@ -82,10 +82,11 @@ static void set_up_peers(struct fuzzed *f)
 	for (int i = 0; i < PEERS; i++) {
 		struct rtls_conn *c = &f->conns[i];
 
-		*c = (struct rtls_conn){ .ep = &f->ep, .references = 1, .established = true, .writing = true };
+		/* not established: nothing is sent over it */
+		*c = (struct rtls_conn){ .ep = &f->ep, .references = 1, .writing = true };
 		strcpy(c->session.peer.identity.role, who_is[i].role);
 		strcpy(c->session.peer.identity.name, who_is[i].name);
-		c->role_bit = endpoint_role_bit(&f->ep, who_is[i].role, strlen(who_is[i].role));
+		party_join(c);
 	}
 }
 
@@ -118,8 +119,11 @@ static void tear_down(struct fuzzed *f)
 	controller_neighbour_down(f->d.core, "other");
 	world_run(f->world, 0); /* calls that found nobody end */
 	controller_free(f->d.core);
-	for (int i = 0; i < PEERS; i++)
+	for (int i = 0; i < PEERS; i++) {
+		party_leave(&f->conns[i]);
+		party_release(f->conns[i].party);
 		buffer_free(&f->conns[i].session.out);
+	}
 	while (f->ep.programs != NULL) {
 		struct program *p = f->ep.programs;
 
@@ -130,7 +134,7 @@ static void tear_down(struct fuzzed *f)
 	deadlines_free(&f->ep.deadlines);
 	env_virtual_free(f->ep.env);
 	world_free(f->world);
-	event_free(f->ep.again_event);
+	event_free(f->ep.failed_event);
 	event_base_free(f->ep.base);
 }
 

@@ -89,10 +89,10 @@ static void set_up(void)
 	ep = xcalloc(1, sizeof *ep);
 	ep->env = env_virtual_new(world);
 	ep->base = event_base_new();
-	ep->again_event = evtimer_new(ep->base, NULL, NULL);
+	ep->failed_event = evtimer_new(ep->base, NULL, NULL);
 	ep->failed_last = &ep->failed;
 	ep->options = (struct rtls_options){ .max_record = 64 * 1024, .output_high_water = 1024 * 1024,
-		                             .max_per_peer_calls = 4 };
+		                             .max_unanswered = 4 };
 	ep->limit = (struct log_limit){ .interval_ns = NS_PER_S, .burst = 1 };
 	deadlines_init(&ep->deadlines, ep->env);
 	rtls_add_program(ep, &program, NULL);
@@ -151,9 +151,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	piece = data[0] + 1u;
 	conn.ep = ep;
-	conn.role_bit = endpoint_role_bit(ep, "km", 2);
 	conn.session.reader.max = ep->options.max_record;
 	strcpy(conn.session.peer.identity.role, "km");
+	party_join(&conn);
 	ep->next_xid = 1;
 	for (int i = 0; i < 4; i++)
 		call_out(&conn, &left);
@@ -164,10 +164,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 	}
 	conn.closed = true;
+	party_leave(&conn);
 	call_fail_all(&conn);
 	call_run_failed(ep);
 	if (left != 0 || conn.references != 1)
 		abort();
+	party_release(conn.party);
 	buffer_free(&conn.session.in);
 	buffer_free(&conn.session.out);
 	return 0;

@@ -143,7 +143,7 @@ static void many_calls_wait_for_each_other_in_no_order(void **state)
 	struct both b;
 
 	(void)state;
-	both_start(&b, &(struct rtls_options){ .max_per_peer_calls = 4, .output_high_water = 2000 });
+	both_start(&b, &(struct rtls_options){ .max_unanswered = 4, .output_high_water = 2000 });
 	b.waiting = 3000;
 	for (int i = 0; i < 3000; i++) {
 		call = echo_call(&b, i % 2 ? ECHO_NOW : ECHO_LATER, &args);
@@ -154,6 +154,70 @@ static void many_calls_wait_for_each_other_in_no_order(void **state)
 	}
 	run(&b);
 	assert_int_equal(b.status, ST_OK);
+	both_stop(&b);
+}
+
+struct asker {
+	struct both *b;
+	struct rtls_peer *peer;
+	int left;
+};
+
+static void ask_next(struct asker *a);
+
+static void answered_next(enum status s, void *result, void *arg)
+{
+	struct asker *a = arg;
+
+	(void)result;
+	a->b->status = s;
+	if (s != ST_OK || --a->left == 0)
+		env_event_stop(a->b->env);
+	else
+		ask_next(a);
+}
+
+static void ask_next(struct asker *a)
+{
+	echo_args args = { .text = "modest" };
+	struct rtls_call call = echo_call(a->b, ECHO_NOW, &args);
+
+	call.done = answered_next;
+	call.arg = a;
+	rtls_peer_call(a->peer, &call);
+}
+
+static void a_flood_waits_for_the_modest(void **state)
+{
+	enum { FLOOD = 20000, MODEST = 10 };
+	struct rtls_peer_options o = { .role = "km", .name = "bob", .host = "127.0.0.1", .program = ECHO,
+		                       .version = ECHO_V1 };
+	echo_args args = { .text = "flood" };
+	struct server carol;
+	struct asker asker;
+	struct both b;
+
+	(void)state;
+	both_start(&b, NULL);
+	server_start(&carol, b.env, "km", "carol", NULL);
+	o.port = rtls_port(b.bob.ep);
+	b.waiting = 1;
+	asker = (struct asker){ .b = &b, .peer = rtls_peer_new(carol.ep, &o), .left = MODEST };
+	run(&b);
+	while (!rtls_peer_is_up(asker.peer))
+		run_for(&b, NS_PER_MS);
+	b.waiting = FLOOD + 1; /* nobody waits for the last of these */
+	for (int i = 0; i < FLOOD; i++) {
+		struct rtls_call call = echo_call(&b, ECHO_NOW, &args);
+
+		rtls_peer_call(b.peer, &call);
+	}
+	ask_next(&asker);
+	run(&b);
+	assert_int_equal(b.status, ST_OK);
+	assert_int_equal(asker.left, 0);
+	assert_in_range(b.bob.calls, MODEST, FLOOD / 4);
+	rtls_endpoint_free(carol.ep);
 	both_stop(&b);
 }
 
@@ -320,6 +384,7 @@ int main(void)
 		cmocka_unit_test(a_call_times_out_and_a_late_reply_is_dropped),
 		cmocka_unit_test(a_lost_connection_fails_its_calls_and_comes_back),
 		cmocka_unit_test(many_calls_wait_for_each_other_in_no_order),
+		cmocka_unit_test(a_flood_waits_for_the_modest),
 		cmocka_unit_test(ipv6_and_names_lead_there_too),
 		cmocka_unit_test(every_message_leaves_a_line),
 		cmocka_unit_test(many_threads_share_a_channel),
