@@ -76,6 +76,7 @@ struct store_job {
 	ks_done done;
 	void *arg;
 	enum status status;
+	bool ran_well;
 	struct store_job *next;
 };
 

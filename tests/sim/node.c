@@ -82,7 +82,7 @@ static void tell_ran(struct node *n)
 	struct store_job *j;
 
 	LL_FOREACH (n->batch, j)
-		if (j->ran != NULL && j->status == ST_OK && is_current(j))
+		if (j->ran != NULL && j->ran_well && is_current(j))
 			j->ran(j->arg);
 }
 
@@ -90,7 +90,15 @@ static enum status job_work(struct ks_txn *t, void *arg)
 {
 	struct store_job *j = arg;
 
-	return j->status = j->work(t, j->arg);
+	j->status = j->work(t, j->arg);
+	j->ran_well = j->status == ST_OK;
+	return j->status;
+}
+
+/* What the store says of it: its commit may have failed. */
+static void job_done(enum status s, void *arg)
+{
+	((struct store_job *)arg)->status = s;
 }
 
 /* All of the batch, as in one transaction that is not committed. */
@@ -173,7 +181,7 @@ static void commit(void *arg)
 		n->next_commit = COMMIT_DONE;
 	if (fate == COMMIT_DONE)
 		LL_FOREACH (n->batch, j)
-			__real_ks_submit(n->ks, job_work, no_report, j);
+			__real_ks_submit(n->ks, job_work, job_done, j);
 	else
 		__real_ks_submit(n->ks, batch_work, no_report, n);
 	tell_ran(n);
