@@ -61,7 +61,7 @@ RPC      := buffer call channel conn deadline dispatch endpoint gate lookup mess
 	trace traffic turn wipe
 OTP      := otp
 KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory master note pool rotate \
-	row seal store stream sweep undo value
+	row seal store stream sweep undo value voids
 ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)
