@@ -449,8 +449,9 @@ enum status ak_client_new(struct ak_client **client, const struct ak_client_opti
 		status = rtls_credentials_load(&c->credentials, o->certificate, o->private_key, o->authority, e);
 	if (status == ST_OK && strcmp(rtls_credentials_identity(c->credentials)->role, "app") != 0)
 		status = err_set(e, ST_CONFIGURATION,
-		                 "%s is the certificate of a %s: applications need one with the role app",
-		                 o->certificate, rtls_credentials_identity(c->credentials)->role);
+		                 "%s is the certificate of %s/%s: applications need one with the role app", o->certificate,
+		                 rtls_credentials_identity(c->credentials)->role,
+		                 rtls_credentials_identity(c->credentials)->name);
 	if (status == ST_OK)
 		status = open_connection(c, &c->current, e);
 	if (status != ST_OK) {

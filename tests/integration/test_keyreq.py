@@ -86,7 +86,7 @@ class Keyreq(WithKsa):
         key_id = self.get()["key_IDs"][0]["key_ID"]
         fetch = "get-by-id", "--from", "app1", key_id, "--out"
         os.mkdir(self.path("open"), 0o755)
-        self.assertIn("chmod 700", self.keyreq(*fetch, self.path("open"), status=1).stderr)
+        self.assertIn("chmod go=", self.keyreq(*fetch, self.path("open"), status=1).stderr)
         self.assertIn("No such file", self.keyreq(*fetch, self.path("no", "where"), status=1).stderr)
         os.mkdir(self.path("taken"), 0o700)
         os.symlink("/nonexistent", self.path("taken", key_id))

@@ -38,7 +38,7 @@ enum status key_files_open(const char *folder, int *fd, struct err *e)
 		err_set(e, ST_CONFIGURATION, "the folder %s belongs to user %u: name one of your own", folder,
 		        (unsigned)st.st_uid);
 	} else if ((st.st_mode & 077) != 0) {
-		err_set(e, ST_CONFIGURATION, "the folder %s has mode %04o, which lets others in: chmod 700 it",
+		err_set(e, ST_CONFIGURATION, "the folder %s has mode %04o, which lets others in: chmod go= it, or name another",
 		        folder, (unsigned)(st.st_mode & 07777));
 	} else {
 		return ST_OK;
