@@ -117,7 +117,7 @@ $(BUILD)/%.o: %.c | $(IDL_HEADERS)
 PROGRAMS :=
 
 PROGRAMS += qkdn-pki qkdn-lab
-qkdn-pki := tools/command.c tools/pki/pki.c tools/pki/show.c tools/pki/ca.c
+qkdn-pki := tools/command.c tools/pki/pki.c tools/pki/show.c tools/pki/ca.c tools/pki/crl.c
 qkdn-lab := tools/command.c $(patsubst %,tools/lab/%.c,main lab topology files netns daemons process) tools/pki/ca.c
 
 PROGRAMS += qkdn-keyreq

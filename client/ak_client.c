@@ -446,7 +446,8 @@ enum status ak_client_new(struct ak_client **client, const struct ak_client_opti
 	pthread_cond_init(&c->connected, NULL);
 	status = take_options(c, o, e);
 	if (status == ST_OK)
-		status = rtls_credentials_load(&c->credentials, o->certificate, o->private_key, o->authority, e);
+		status = rtls_credentials_load(&c->credentials, o->certificate, o->private_key, o->authority,
+		                               o->crl, e);
 	if (status == ST_OK && strcmp(rtls_credentials_identity(c->credentials)->role, "app") != 0)
 		status = err_set(e, ST_CONFIGURATION,
 		                 "%s is the certificate of %s/%s: applications need one with the role app", o->certificate,

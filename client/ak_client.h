@@ -14,7 +14,7 @@ struct ak_client_options {
 	const char *km;
 	const char *km_name;
 	const char *km_dns_name;
-	const char *certificate, *private_key, *authority;
+	const char *certificate, *private_key, *authority, *crl;
 	const char *trace, *trace_id;
 	uint64_t connect_ns;
 };

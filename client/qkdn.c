@@ -69,6 +69,7 @@ enum qkdn_status qkdn_connect(struct qkdn_client **client, const struct qkdn_opt
 		.certificate = options->certificate,
 		.private_key = options->private_key,
 		.authority = options->authority,
+		.crl = options->crl,
 		.trace = options->trace,
 		.trace_id = options->trace_id,
 		.connect_ns = timeout_ns(options->connect_timeout, DEFAULT_CONNECT_S),
@@ -109,6 +110,7 @@ enum qkdn_status qkdn_connect_environment(struct qkdn_client **client, struct qk
 		{ "QKDN_CERTIFICATE", &o.certificate, true },
 		{ "QKDN_PRIVATE_KEY", &o.private_key, true },
 		{ "QKDN_AUTHORITY", &o.authority, true },
+		{ "QKDN_CRL", &o.crl, false },
 		{ "QKDN_TRACE", &o.trace, false },
 		{ "QKDN_TRACE_ID", &o.trace_id, false },
 	};

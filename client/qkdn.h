@@ -81,6 +81,7 @@ struct qkdn_options {
 	const char *certificate;  /* PEM files: this application's certificate, */
 	const char *private_key;  /* its key (mode 0600 or stricter) */
 	const char *authority;    /* and the authority that signed the KM's */
+	const char *crl;          /* the authority's list of revoked certificates; NULL: none */
 	const char *trace;        /* a file that gets a line per message; NULL: none */
 	const char *trace_id;     /* the trace ID of every call, as a UUID; NULL: a random one per call */
 	unsigned connect_timeout; /* milliseconds; 0: ten seconds */
@@ -94,7 +95,7 @@ enum qkdn_status qkdn_connect(struct qkdn_client **client, const struct qkdn_opt
                               struct qkdn_error *error);
 
 /* The same with the options from QKDN_KM, QKDN_KM_NAME, QKDN_KM_DNS_NAME, QKDN_CERTIFICATE,
- * QKDN_PRIVATE_KEY, QKDN_AUTHORITY, QKDN_TRACE and QKDN_TRACE_ID. */
+ * QKDN_PRIVATE_KEY, QKDN_AUTHORITY, QKDN_CRL, QKDN_TRACE and QKDN_TRACE_ID. */
 enum qkdn_status qkdn_connect_environment(struct qkdn_client **client, struct qkdn_error *error);
 
 /* After the last call of every thread has returned. NULL is allowed. */

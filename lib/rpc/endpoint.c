@@ -147,6 +147,17 @@ void rtls_endpoint_free(struct rtls_endpoint *ep)
 	free(ep);
 }
 
+static void close_revoked(struct rtls_endpoint *ep)
+{
+	struct rtls_conn *conn, *next;
+
+	for (conn = ep->conns; conn != NULL; conn = next) {
+		next = conn->next;
+		if (conn->session.phase == SESSION_OPEN && tls_peer_is_revoked(conn->session.tls, ep->credentials))
+			conn_close(conn, "its certificate was revoked");
+	}
+}
+
 void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c)
 {
 	struct rtls_credentials *old = ep->credentials;
@@ -160,6 +171,7 @@ void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c)
 	}
 	ep->credentials = tls_credentials_ref(c);
 	rtls_credentials_free(old);
+	close_revoked(ep);
 }
 
 void rtls_watch_conns(struct rtls_endpoint *ep, rtls_watch watch, void *arg)

@@ -29,13 +29,14 @@ struct rtls_identity {
 	char name[NAME_MAX_LEN + 1];
 };
 
-struct rtls_credentials; /* certificate, private key, authority; immutable, counted references */
+struct rtls_credentials; /* certificate, private key, authority, revoked; immutable, counted references */
 
-/* Files in PEM. The private key's mode is checked (file.h). A reload is a new object given to
- * rtls_set_credentials; open connections keep the old one. The caller frees. */
+/* Files in PEM. The private key's mode is checked (file.h). crl: the authorities' lists of revoked certificates,
+ * one for each that signs a peer's, not over yet; NULL: nothing is revoked. A reload is a new object given to
+ * rtls_set_credentials. The caller frees. */
 MUST_CHECK enum status rtls_credentials_load(struct rtls_credentials **c, const char *certificate,
                                              const char *private_key, const char *authority,
-                                             struct err *e);
+                                             const char *crl, struct err *e);
 void rtls_credentials_free(struct rtls_credentials *c);
 const struct rtls_identity *rtls_credentials_identity(const struct rtls_credentials *c);
 
@@ -86,7 +87,8 @@ MUST_CHECK enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *
 /* Withdraws from rpcbind, closes everything; the callbacks of unanswered calls run before it returns, the
  * watcher's do not. Never from a callback of the endpoint's own. A rtls_reply may still come later. */
 void rtls_endpoint_free(struct rtls_endpoint *ep);
-/* For new connections; c must be of the same identity, else the old ones stay and the log says so. */
+/* For new connections; c must be of the same identity, else the old ones stay and the log says so. Open
+ * connections stay, but for those of certificates that c's list says are revoked. */
 void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c);
 
 /* Programs are served to whoever the table allows; context is what rtls_context gives the handlers.

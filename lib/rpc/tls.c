@@ -336,8 +336,22 @@ static void warn_of_age(const X509 *certificate, const char *path)
 		log_warning("certificate %s: its time has not come yet: peers will refuse it, look at the clock", path);
 }
 
+/* Every certificate's authority must have a list then: who is not known to be good is not let in. */
+static enum status load_crl(struct rtls_credentials *c, const char *crl, struct err *e)
+{
+	X509_STORE *store = SSL_CTX_get_cert_store(c->context);
+	X509_LOOKUP *files = X509_STORE_add_lookup(store, X509_LOOKUP_file());
+
+	if (crl == NULL)
+		return ST_OK;
+	if (files == NULL || X509_load_crl_file(files, crl, X509_FILETYPE_PEM) < 1 ||
+	    X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) != 1)
+		return err_set(e, ST_CONFIGURATION, "revoked certificates %s: %s", crl, openssl_reason());
+	return ST_OK;
+}
+
 static enum status load_files(struct rtls_credentials *c, const char *certificate, const char *private_key,
-                              const char *authority, struct err *e)
+                              const char *authority, const char *crl, struct err *e)
 {
 	enum status s = file_check_private(private_key, e);
 
@@ -350,6 +364,9 @@ static enum status load_files(struct rtls_credentials *c, const char *certificat
 		               openssl_reason());
 	if (SSL_CTX_load_verify_locations(c->context, authority, NULL) != 1)
 		return err_set(e, ST_CONFIGURATION, "authority %s: %s", authority, openssl_reason());
+	s = load_crl(c, crl, e);
+	if (s != ST_OK)
+		return s;
 	warn_of_age(SSL_CTX_get0_certificate(c->context), certificate);
 	s = read_identity(SSL_CTX_get0_certificate(c->context), &c->identity, e);
 	if (s != ST_OK) {
@@ -360,7 +377,8 @@ static enum status load_files(struct rtls_credentials *c, const char *certificat
 }
 
 enum status rtls_credentials_load(struct rtls_credentials **c, const char *certificate,
-                                  const char *private_key, const char *authority, struct err *e)
+                                  const char *private_key, const char *authority, const char *crl,
+                                  struct err *e)
 {
 	struct rtls_credentials *fresh = xcalloc(1, sizeof *fresh);
 	enum status s;
@@ -371,7 +389,7 @@ enum status rtls_credentials_load(struct rtls_credentials **c, const char *certi
 	if (fresh->context == NULL || !configure(fresh->context))
 		s = err_set(e, ST_INTERNAL, "setting up TLS 1.3: %s", openssl_reason());
 	else
-		s = load_files(fresh, certificate, private_key, authority, e);
+		s = load_files(fresh, certificate, private_key, authority, crl, e);
 	if (s != ST_OK) {
 		rtls_credentials_free(fresh);
 		return s;
@@ -495,6 +513,21 @@ enum io_result tls_write(struct tls *t, const void *p, size_t len, size_t *n, st
 	forget_errors();
 	result = SSL_write_ex(t->ssl, p, len, n);
 	return result == 1 ? IO_OK : map_result(t, result, e);
+}
+
+bool tls_peer_is_revoked(struct tls *t, const struct rtls_credentials *c)
+{
+	X509_STORE_CTX *check = X509_STORE_CTX_new();
+	bool revoked;
+
+	if (check == NULL || X509_STORE_CTX_init(check, SSL_CTX_get_cert_store(c->context),
+	                                         SSL_get0_peer_certificate(t->ssl),
+	                                         SSL_get_peer_cert_chain(t->ssl)) != 1)
+		log_fatal("no memory for checking a certificate");
+	revoked = X509_verify_cert(check) != 1 && X509_STORE_CTX_get_error(check) == X509_V_ERR_CERT_REVOKED;
+	X509_STORE_CTX_free(check);
+	ERR_clear_error();
+	return revoked;
 }
 
 bool tls_has_pending(struct tls *t)

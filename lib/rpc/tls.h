@@ -37,6 +37,7 @@ MUST_CHECK enum io_result tls_handshake(struct tls *t, struct tls_peer *peer, st
 
 MUST_CHECK enum io_result tls_read(struct tls *t, void *p, size_t room, size_t *n, struct err *e);
 MUST_CHECK enum io_result tls_write(struct tls *t, const void *p, size_t len, size_t *n, struct err *e);
+bool tls_peer_is_revoked(struct tls *t, const struct rtls_credentials *c); /* by c's list */
 bool tls_has_pending(struct tls *t); /* whether tls_read may have more without the socket becoming readable */
 void tls_shutdown(struct tls *t);    /* tells the peer, does not wait */
 

@@ -95,7 +95,8 @@ static void make_core(struct main *m)
 static enum status load_credentials(struct main *m, struct err *e)
 {
 	const struct settings *s = &m->settings;
-	enum status st = rtls_credentials_load(&m->credentials, s->certificate, s->private_key, s->authority, e);
+	enum status st = rtls_credentials_load(&m->credentials, s->certificate, s->private_key, s->authority,
+	                                       s->crl, e);
 	const struct rtls_identity *id;
 
 	if (st != ST_OK)

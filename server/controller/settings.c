@@ -45,6 +45,7 @@ const struct conf_option settings_options[] = {
 	{ "private_key", CONF_PATH, AT(settings, private_key), .required = true, .help = "of this controller, PEM, mode 0600" },
 	{ "authority", CONF_PATH, AT(settings, authority), .required = true,
 	  .help = "certificates of the authorities to trust, PEM" },
+	{ "crl", CONF_PATH, AT(settings, crl), .help = "the authorities' lists of revoked certificates, PEM" },
 	{ "trace", CONF_PATH, AT(settings, trace), .help = "file that gets a line per message" },
 	{ "mode", CONF_ENUM, AT(settings, mode), .fallback = "centralized", .words = mode_words,
 	  .help = "centralized: full routes for the KMs that are sources; distributed: next hops" },

@@ -21,7 +21,7 @@ struct settings {
 	char *name;
 	struct conf_strings listen;
 	int rpcbind; /* enum controllerd_rpcbind */
-	char *certificate, *private_key, *authority, *trace;
+	char *certificate, *private_key, *authority, *crl, *trace;
 	int mode; /* enum controller_mode */
 	struct conf_list kms, neighbours, reserve;
 	int64_t report_interval, silence, refresh, max_age, min_origination, weight_interval, call_timeout, reservation_time;

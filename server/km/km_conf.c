@@ -107,6 +107,8 @@ const struct conf_option km_conf_options[] = {
 	  .help = "PEM file, mode 0600" },
 	{ ROW(struct km_conf, authority, "authority"), .type = CONF_PATH, .required = true,
 	  .help = "PEM file of the certificate authorities that are trusted" },
+	{ ROW(struct km_conf, crl, "crl"), .type = CONF_PATH,
+	  .help = "PEM file of the authorities' lists of revoked certificates; none by default" },
 	{ ROW(struct km_conf, trace, "trace"), .type = CONF_PATH, .help = "file that gets one line per message; none by default" },
 	{ ROW(struct km_conf, store, "store"), .type = CONF_GROUP, .required = true, .sub = store_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->store), .help = "the key store" },

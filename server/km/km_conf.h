@@ -21,7 +21,7 @@ struct km_conf {
 	char *name;
 	struct conf_strings listen;
 	int rpcbind; /* enum km_conf_rpcbind */
-	char *certificate, *private_key, *authority, *trace;
+	char *certificate, *private_key, *authority, *crl, *trace;
 	struct {
 		char *directory, *master_key;
 		int64_t max_size, data_key_lifetime;

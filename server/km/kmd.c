@@ -56,7 +56,8 @@ static enum status load_credentials(struct kmd *d, struct err *e)
 {
 	const struct rtls_identity *who;
 	struct rtls_credentials *c;
-	enum status s = rtls_credentials_load(&c, d->conf.certificate, d->conf.private_key, d->conf.authority, e);
+	enum status s = rtls_credentials_load(&c, d->conf.certificate, d->conf.private_key, d->conf.authority,
+	                                      d->conf.crl, e);
 
 	if (s != ST_OK)
 		return s;

@@ -32,7 +32,7 @@ static void watch(struct rtls_conn *conn, bool up, void *arg)
 static enum status load_credentials(const struct device_options *o, struct rtls_credentials **c,
                                     struct err *e)
 {
-	enum status s = rtls_credentials_load(c, o->certificate, o->private_key, o->authority, e);
+	enum status s = rtls_credentials_load(c, o->certificate, o->private_key, o->authority, o->crl, e);
 	const struct rtls_identity *who;
 
 	if (s != ST_OK)

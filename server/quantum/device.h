@@ -16,7 +16,7 @@ struct device_options {
 	bool receiver;
 	const char *km, *host, *dns_name; /* dns_name: NULL where it is the host */
 	uint16_t port;                    /* 0: by rpcbind */
-	const char *certificate, *private_key, *authority, *trace;
+	const char *certificate, *private_key, *authority, *crl, *trace;
 	struct qkd_link *link;
 	unsigned end; /* of the link */
 };

@@ -79,6 +79,7 @@ static enum status start_device(struct quantumd *q, size_t link, unsigned end, s
 		                    .certificate = m->certificate,
 		                    .private_key = m->private_key,
 		                    .authority = q->settings.authority,
+		                    .crl = q->settings.crl,
 		                    .trace = q->settings.trace,
 		                    .link = q->links[link],
 		                    .end = end };

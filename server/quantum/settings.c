@@ -85,6 +85,7 @@ const struct conf_option settings_options[] = {
 	{ "name", CONF_NAME, AT(settings, name), .fallback = "quantum", .help = "of this program, in the log" },
 	{ "authority", CONF_PATH, AT(settings, authority), .required = true,
 	  .help = "certificates of the authorities to trust, PEM" },
+	{ "crl", CONF_PATH, AT(settings, crl), .help = "the authorities' lists of revoked certificates, PEM" },
 	{ "trace", CONF_PATH, AT(settings, trace), .help = "file that gets a line per message" },
 	{ "modules", CONF_LIST, AT(settings, modules), .required = true, .sub = module_options,
 	  .sub_size = sizeof(struct module_conf), .help = "the QKD modules" },

@@ -29,7 +29,7 @@ struct link_conf {
 };
 
 struct settings {
-	char *name, *authority, *trace;
+	char *name, *authority, *crl, *trace;
 	struct conf_list modules; /* of struct module_conf */
 	struct conf_list links;   /* of struct link_conf */
 };

@@ -209,7 +209,7 @@ static void read_end(struct end *end, char **words, const char *authority)
 
 	*end = (struct end){ .app = words[0], .km = words[1], .host = words[2], .port = (uint16_t)atoi(words[3]),
 		             .dns_name = words[4] };
-	if (rtls_credentials_load(&end->credentials, words[5], words[6], authority, &e) != ST_OK)
+	if (rtls_credentials_load(&end->credentials, words[5], words[6], authority, NULL, &e) != ST_OK)
 		log_fatal("%s", e.text);
 }
 

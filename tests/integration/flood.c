@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 	in_flight = (unsigned)atoi(argv[2]);
 	destination = argv[3];
 	if (rtls_credentials_load(&c, getenv("QKDN_CERTIFICATE"), getenv("QKDN_PRIVATE_KEY"),
-	                          getenv("QKDN_AUTHORITY"), &e) != ST_OK ||
+	                          getenv("QKDN_AUTHORITY"), NULL, &e) != ST_OK ||
 	    rtls_endpoint_new(&ep, env, c, NULL, &e) != ST_OK)
 		log_fatal("%s", e.text);
 	self = strdup(rtls_credentials_identity(c)->name);

@@ -145,7 +145,7 @@ struct rtls_credentials *test_pki_load(struct test_pki *pki, const char *file, s
 	struct rtls_credentials *c = NULL;
 	struct err e;
 
-	if (rtls_credentials_load(&c, certificate, key, trusted->authority, &e) != ST_OK)
+	if (rtls_credentials_load(&c, certificate, key, trusted->authority, NULL, &e) != ST_OK)
 		log_fatal("%s", e.text);
 	free(certificate);
 	free(key);

@@ -456,12 +456,12 @@ static void loose_or_wrong_files_are_refused(void **state)
 	(void)state;
 	test_pki_issue(echo_pki, "good", &(struct test_certificate){ .uri = "spiffe://test/app/good" });
 	test_pki_issue(echo_pki, "other", &(struct test_certificate){ .uri = "spiffe://test/app/other" });
-	assert_int_equal(rtls_credentials_load(&c, certificate, key, "/nonexistent", &e), ST_CONFIGURATION);
-	assert_int_equal(rtls_credentials_load(&c, certificate, other_key, test_pki_authority(echo_pki), &e),
+	assert_int_equal(rtls_credentials_load(&c, certificate, key, "/nonexistent", NULL, &e), ST_CONFIGURATION);
+	assert_int_equal(rtls_credentials_load(&c, certificate, other_key, test_pki_authority(echo_pki), NULL, &e),
 	                 ST_CONFIGURATION);
 	assert_non_null(strstr(e.text, "mismatch"));
 	assert_int_equal(chmod(key, 0644), 0);
-	assert_int_equal(rtls_credentials_load(&c, certificate, key, test_pki_authority(echo_pki), &e),
+	assert_int_equal(rtls_credentials_load(&c, certificate, key, test_pki_authority(echo_pki), NULL, &e),
 	                 ST_CONFIGURATION);
 	assert_non_null(strstr(e.text, "chmod"));
 	assert_null(c);

@@ -68,7 +68,7 @@ const struct argp ctl_where_argp = { options, parse_option, NULL, NULL, NULL, NU
 /* ---- where it is, and as whom to ask --------------------------------------------------------------- */
 
 struct place {
-	char *name, *address, *dns_name, *certificate, *private_key, *authority;
+	char *name, *address, *dns_name, *certificate, *private_key, *authority, *crl;
 };
 
 static void place_free(struct place *p)
@@ -79,6 +79,7 @@ static void place_free(struct place *p)
 	free(p->certificate);
 	free(p->private_key);
 	free(p->authority);
+	free(p->crl);
 }
 
 /* The configuration of the n-th daemon of that kind in the lab, or of that of the node asked for; NULL if
@@ -165,6 +166,8 @@ static enum status place_in_environment(struct place *p, const struct ctl_kind *
 		s = from_environment(&p->authority, "QKDN_AUTHORITY", "", e);
 	if (s == ST_OK && from_environment(&p->dns_name, kind->variable, "_DNS_NAME", &ignored) != ST_OK)
 		p->dns_name = NULL; /* the host is the name, then */
+	if (s == ST_OK && from_environment(&p->crl, "QKDN_CRL", "", &ignored) != ST_OK)
+		p->crl = NULL; /* nothing is revoked */
 	return s;
 }
 
@@ -175,7 +178,8 @@ static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kin
 {
 	struct rtls_channel_options o = { .peer = { .role = kind->role, .name = p->name, .dns_name = p->dns_name,
 		                                    .program = kind->rpc->number, .version = kind->rpc->version } };
-	enum status s = rtls_credentials_load(&o.credentials, p->certificate, p->private_key, p->authority, e);
+	enum status s = rtls_credentials_load(&o.credentials, p->certificate, p->private_key, p->authority,
+	                                      p->crl, e);
 	char *host = NULL;
 
 	if (s != ST_OK)

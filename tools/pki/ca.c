@@ -1,5 +1,5 @@
 /* ca.c - a lab certificate authority on OpenSSL. Private keys leave memory only into 0600 files. */
-#include "ca.h"
+#include "authority.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,13 +15,7 @@
 #include "file.h"
 #include "id.h"
 
-enum { DAY = 86400, CLOCK_SKEW = 300, PEM_MAX = 65536 };
-
-struct ca {
-	char *directory, *domain;
-	X509 *certificate;
-	EVP_PKEY *key;
-};
+enum { PEM_MAX = 65536 };
 
 const struct ca_role ca_roles[] = {
 	{ "km", true },           { "controller", true },    { "manager", true }, { "module", true },

@@ -37,6 +37,11 @@ struct ca_request {
 
 MUST_CHECK enum status ca_issue(struct ca *ca, const struct ca_request *r, struct err *e);
 
+/* Adds certificates (files in PEM) to the authority's list of revoked ones, DIR/ca.crl, and signs it anew for so
+ * many days; the list is made where there is none. */
+MUST_CHECK enum status ca_revoke(struct ca *ca, const char *const *certificates, size_t count, int days,
+                                 struct err *e);
+
 /* The first certificate of a file in PEM. The caller frees. */
 MUST_CHECK enum status ca_read_certificate(const char *path, X509 **certificate, struct err *e);
 

@@ -163,6 +163,63 @@ int pki_issue(int argc, char **argv)
 	return status == ST_OK ? 0 : failed(&e);
 }
 
+/* ---- revoke --------------------------------------------------------------------------------- */
+
+struct revoke {
+	const char *directory;
+	char **certificates;
+	int count, days;
+};
+
+static error_t parse_revoke(int key, char *value, struct argp_state *state)
+{
+	struct revoke *o = state->input;
+
+	switch (key) {
+	case 'D':
+		o->days = parse_days(state, value);
+		return 0;
+	case ARGP_KEY_ARG:
+		if (o->directory != NULL)
+			return ARGP_ERR_UNKNOWN; /* the rest come together */
+		o->directory = value;
+		return 0;
+	case ARGP_KEY_ARGS:
+		o->certificates = state->argv + state->next;
+		o->count = state->argc - state->next;
+		return 0;
+	case ARGP_KEY_END:
+		if (o->directory == NULL)
+			argp_error(state, "give DIR, and the certificates");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+int pki_revoke(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "days", 'D', "N", 0, "How long the list may be used (default: 3650)", 0 },
+		{ NULL, 0, NULL, 0, NULL, 0 },
+	};
+	const struct argp argp = { options, parse_revoke, "DIR [CERTIFICATE...]",
+		                   "Add certificates to the authority's list of revoked ones, DIR/ca.crl, and sign it "
+		                   "anew.",
+		                   NULL, NULL, NULL };
+	struct revoke o = { .days = 3650 };
+	enum status status;
+	struct ca *ca;
+	struct err e;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (ca_open(&ca, o.directory, &e) != ST_OK)
+		return failed(&e);
+	status = ca_revoke(ca, (const char *const *)o.certificates, (size_t)o.count, o.days, &e);
+	ca_free(ca);
+	return status == ST_OK ? 0 : failed(&e);
+}
+
 /* ---- secret, master-key ----------------------------------------------------------------------- */
 
 static error_t parse_file(int key, char *value, struct argp_state *state)
@@ -213,6 +270,7 @@ int pki_master_key(int argc, char **argv)
 static const struct command commands[] = {
 	{ "init", pki_init, "make a certificate authority for a trust domain" },
 	{ "issue", pki_issue, "issue a certificate and its private key" },
+	{ "revoke", pki_revoke, "add to the list of revoked certificates" },
 	{ "secret", pki_secret, "make the initial secret of a QKD link" },
 	{ "master-key", pki_master_key, "make the master key of a key store" },
 	{ "show", pki_show, "show what a certificate says" },

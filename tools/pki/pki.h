@@ -4,6 +4,7 @@
 
 int pki_init(int argc, char **argv);
 int pki_issue(int argc, char **argv);
+int pki_revoke(int argc, char **argv);
 int pki_secret(int argc, char **argv);
 int pki_master_key(int argc, char **argv);
 int pki_show(int argc, char **argv);
