@@ -209,7 +209,7 @@ $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
 
 # ---- fuzzing: make fuzz, or make CC=clang SANITIZE=… of one target ----------------------------
 # Targets: tests/fuzz/fuzz_NAME.c, corpus in tests/fuzz/corpus/NAME. Built by clang into build/fuzz.
-FUZZERS := record args km conf controller
+FUZZERS := record args km conf controller store store_file
 FUZZ_SECONDS ?= 60
 
 $(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
@@ -227,6 +227,7 @@ $(BUILD)/tests/fuzz/fuzz_km.o $(BUILD)/tests/fuzz/fuzz_conf.o: CPPFLAGS += -Iser
 $(BUILD)/bin/fuzz_km: LDFLAGS += -Wl,--unresolved-symbols=ignore-in-object-files
 $(BUILD)/bin/fuzz_km: $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/kmd.c %/km_conf.c,$(qkdn-kmd)))
 $(BUILD)/bin/fuzz_conf: $(BUILD)/server/km/km_conf.o
+$(BUILD)/bin/fuzz_store: LDFLAGS += -Wl,--wrap=seal_open,--wrap=seal_close
 $(BUILD)/tests/fuzz/fuzz_controller.o: CPPFLAGS += -Iserver/controller
 $(BUILD)/bin/fuzz_controller: LDFLAGS += -Wl,--unresolved-symbols=ignore-in-object-files
 $(BUILD)/bin/fuzz_controller: $(patsubst %,$(BUILD)/server/controller/%.o,$(CONTROLLER_CORE) $(CONTROLLER_WIRE))

@@ -29,13 +29,15 @@ enum {
 	PAGE_META = 8,
 	NODE_BIG = 1,
 	NODE_DB = 2,
+	KEYS_ARE_NUMBERS = 8, /* of a database; those of the free pages */
+	KINDS_OF_KEYS = 0x7f, /* the other bits are the environment's, in the free pages' flags */
 	FREE_PAGES = 0, /* the first of a root's two databases */
 	MAIN = 1,
 };
 
 struct db {
 	uint64_t branches, leaves, overflows, entries, root;
-	unsigned depth;
+	unsigned depth, flags;
 };
 
 struct meta {
@@ -71,7 +73,8 @@ static bool fails(struct walk *w, const char *what)
 
 static struct db read_db(const uint8_t *p)
 {
-	return (struct db){.depth = (unsigned)number(p + 6, 2),
+	return (struct db){.flags = (unsigned)number(p + 4, 2),
+			   .depth = (unsigned)number(p + 6, 2),
 			   .branches = number(p + 8, 8),
 			   .leaves = number(p + 16, 8),
 			   .overflows = number(p + 24, 8),
@@ -224,6 +227,8 @@ static bool walk_db(struct walk *w, struct db db, bool is_main, bool is_free)
 {
 	w->seen = (struct db){.depth = db.depth, .root = db.root};
 	w->is_main = is_main;
+	if (is_free ? (db.flags & KINDS_OF_KEYS) != KEYS_ARE_NUMBERS : db.flags != 0)
+		return fails(w, "a tree is of no known kind");
 	if (db.root == UINT64_MAX)
 		return (db.entries == 0 && db.depth == 0) || fails(w, "an empty tree has entries");
 	if (db.depth == 0 || db.depth > DEPTH_MAX)

@@ -64,6 +64,18 @@ static size_t pool_encode(struct pool *pool, uint8_t *room)
 	return (size_t)(p - room);
 }
 
+/* What every pool's record keeps to: a bug that did not would have the sweep walk for years, or be paid in keys. */
+static bool pool_is_consistent(const struct ks *ks, const struct pool *pool)
+{
+	const struct ks_pool *x = &pool->now.pub;
+	struct pool *same;
+
+	HASH_FIND(by_number, ks->pools.by_number, &pool->number, sizeof pool->number, same);
+	return same == NULL && x->desc.kind <= KS_POOL_KSA && x->head <= x->ready && x->ready <= x->tail &&
+	       x->tail <= OFFSET_LIMIT && x->stock <= x->ready - x->head && x->unready <= x->tail - x->ready &&
+	       (x->retired || pool->now.swept <= x->head);
+}
+
 static bool pool_decode(struct pool *pool, const uint8_t *p, size_t len)
 {
 	struct ks_pool_desc *d = &pool->now.pub.desc;
@@ -131,7 +143,7 @@ enum status pools_load(struct ks *ks, struct err *e)
 		memcpy(&id, key.bytes, sizeof id);
 		p = xcalloc(1, sizeof *p);
 		p->now.pub.desc.id = id;
-		if (!pool_decode(p, record, sealed.len - SEAL_OVERHEAD)) {
+		if (!pool_decode(p, record, sealed.len - SEAL_OVERHEAD) || !pool_is_consistent(ks, p)) {
 			free(p);
 			return err_set(e, ST_STORAGE,
 				       "%s: the record of a pool cannot be read: run the version "

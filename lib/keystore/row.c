@@ -97,7 +97,8 @@ static bool row_decode(struct row *r, uint64_t offset, const uint8_t *bytes, siz
 	r->uncut = (uint32_t)read_number(&in, 4);
 	read_name(&in, r->source);
 	read_name(&in, r->destination);
-	if (!in.ok || r->count == 0 || r->count > ROW_KEYS_MAX || r->gone > r->count || r->voided > r->gone)
+	if (!in.ok || r->count == 0 || r->count > ROW_KEYS_MAX || r->gone > r->count || r->voided > r->gone ||
+	    r->uncut > r->gone || r->key_len == 0 || r->key_len > KS_KEY_LEN_MAX || offset >= OFFSET_LIMIT)
 		return false;
 	if (r->gone == r->count)
 		bits_set(r->gone_bits, 0, r->count);
@@ -105,7 +106,7 @@ static bool row_decode(struct row *r, uint64_t offset, const uint8_t *bytes, siz
 		read_bits(&in, r->gone_bits, r->count);
 	if (r->voided > 0)
 		read_bits(&in, r->voided_bits, r->count);
-	return in.ok && in.p == in.end;
+	return in.ok && in.p == in.end && bits_count(r->gone_bits, 0, r->count) == r->gone;
 }
 
 static enum status row_read(struct ks_txn *t, struct kv_slice place, struct kv_slice sealed, struct row *r)
