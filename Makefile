@@ -162,7 +162,7 @@ UNITS += ladder
 UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link quantum_device
-UNITS += keystore keystore_model keystore_files keystore_crash keystore_master
+UNITS += keystore keystore_model keystore_files keystore_crash keystore_master keystore_memory
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)

@@ -6,6 +6,7 @@
 #include <openssl/rand.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -27,6 +28,55 @@ static struct {
 	} slots[KEPT_MOST];
 } kept = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
+/* ---- what the cryptographic library allocates ---------------------------------------------------------- */
+
+static _Thread_local bool contexts_are_secret;
+
+static void *library_malloc(size_t len, const char *file, int line)
+{
+	void *p = contexts_are_secret ? CRYPTO_secure_malloc(len, file, line) : NULL;
+
+	return p != NULL ? p : malloc(len);
+}
+
+static void library_free(void *p, const char *file, int line)
+{
+	if (CRYPTO_secure_allocated(p))
+		CRYPTO_secure_free(p, file, line); /* wipes */
+	else
+		free(p);
+}
+
+static void *library_realloc(void *p, size_t len, const char *file, int line)
+{
+	size_t had;
+	void *fresh;
+
+	if (p == NULL)
+		return library_malloc(len, file, line);
+	if (!CRYPTO_secure_allocated(p))
+		return realloc(p, len);
+	had = CRYPTO_secure_actual_size(p);
+	fresh = library_malloc(len, file, line);
+	if (fresh != NULL) {
+		memcpy(fresh, p, had < len ? had : len);
+		CRYPTO_secure_free(p, file, line);
+	}
+	return fresh;
+}
+
+void secret_contexts_begin(void)
+{
+	contexts_are_secret = CRYPTO_secure_malloc_initialized();
+}
+
+void secret_contexts_end(void)
+{
+	contexts_are_secret = false;
+}
+
+/* ---- secrets --------------------------------------------------------------------------------------------- */
+
 enum status secret_init(size_t heap_bytes, struct err *e)
 {
 	struct rlimit limit = { .rlim_cur = 0, .rlim_max = 0 };
@@ -37,6 +87,8 @@ enum status secret_init(size_t heap_bytes, struct err *e)
 	}
 	if (prctl(PR_SET_DUMPABLE, 0) != 0)
 		return err_set(e, ST_INTERNAL, "making the process undumpable: %s", strerror(errno));
+	if (CRYPTO_set_mem_functions(library_malloc, library_realloc, library_free) != 1)
+		return err_set(e, ST_INTERNAL, "the cryptographic library was used before its memory was set up");
 	/* 1: locked; 2: usable, but some of it could not be protected */
 	if (CRYPTO_secure_malloc_init(heap_bytes, SMALLEST_SECRET) != 1)
 		return err_set(e, ST_CONFIGURATION,

@@ -37,6 +37,11 @@ bool secret_bytes_equal(const void *a, const void *b, size_t len);
 /* Overwrites the stack below the caller, where generated stubs left their arguments. */
 void secret_burn_stack(void);
 
+/* What the cryptographic library allocates in this thread between the two lies in the secure heap as well, where
+ * there is one: contexts that hold an expanded key. */
+void secret_contexts_begin(void);
+void secret_contexts_end(void);
+
 /* Random bytes of the approved source (OpenSSL's private DRBG). Aborts when it fails. */
 void secret_random(void *p, size_t len);
 

@@ -333,6 +333,7 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg);
 bool transit_is_remembered(const struct transit *t); /* the way it takes */
 void transit_forget(struct transit *t); /* its done is not called any more */
+void transits_free(struct km *km);      /* wipes those under way */
 
 /* ---- ways: km_route.c --------------------------------------------------------------------------------------- */
 

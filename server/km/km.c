@@ -550,6 +550,7 @@ void km_free(struct km *km)
 		free(in);
 	}
 	ways_forget(km);
+	transits_free(km);
 	env_timer_free(km->env, km->tick);
 	free(km->control.name);
 	free(km);

@@ -268,6 +268,12 @@ static void transit_free(struct transit *t)
 	free(t);
 }
 
+void transits_free(struct km *km)
+{
+	while (km->transits != NULL)
+		transit_free(km->transits);
+}
+
 static void finish(struct transit *t, enum status s, bool certain, const char *text)
 {
 	struct transit_end end = { .status = s, .certain = certain, .text = text, .left = t->left,

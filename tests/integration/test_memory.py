@@ -2,19 +2,27 @@
 memory of the real daemons is searched for it (root may read it, though no core has it)."""
 import os
 import re
+import signal
+import time
 import unittest
 
 from qkdn_test import TWO_NODES, Case, Lab, write
+from test_crash import Load
 
 PIECE = 12  # bytes of a key that must not be found, from any place in it
 
 
-def writable(pid):
+def mappings(pid):
+    """(begin, end, access, the rest, flags) of each; "lo" among the flags: locked, "dd": not dumped."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as smaps:
+        return re.findall(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) (.*)$(?:\n[A-Z]\w+:.*$)*?\nVmFlags: (.*)$", smaps.read(), re.M)
+
+
+def writable(pid, wanted=lambda flags: True):
     """The process's memory that it can write, mapping by mapping: (description, bytes)."""
-    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for line in maps:
-            start, end, flags, rest = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) (.*)", line).groups()
-            if not flags.startswith("rw"):
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end, access, rest, flags in mappings(pid):
+            if not access.startswith("rw") or not wanted(flags.split()):
                 continue
             at, end = int(start, 16), int(end, 16)
             while at < end:
@@ -27,12 +35,16 @@ def writable(pid):
                 at += length
 
 
-def found(pid, keys):
+def well_kept(flags):
+    return {"lo", "dd"} <= set(flags)
+
+
+def found(pid, keys, wanted=lambda flags: True):
     """[(ID, where)] of those of the keys of which a piece is in the process's memory: some pieces of each."""
     pieces = {key[i:i + PIECE]: key_id for key_id, key in keys.items()
               for i in {0, (len(key) - PIECE) // 2, len(key) - PIECE}}
     hits = []
-    for where, content in writable(pid):
+    for where, content in writable(pid, wanted):
         hits += [(key_id, where, content.find(piece)) for piece, key_id in pieces.items() if piece in content]
     return hits
 
@@ -59,6 +71,35 @@ class Memory(Case):
         for name, pid in self.lab.running().items():
             with self.subTest(daemon=name):
                 self.assertEqual(found(pid, keys), [])
+
+    def test_supplied_keys_are_gone_under_load(self):
+        """The daemons are stopped in the midst of it, and what a core of them would have is searched for keys that both
+        ends have had. (In locked memory that no core has, what was fetched is still in chunks of keys that wait.)"""
+        load = Load(self, self.lab)
+        time.sleep(3)
+        with open(load.path, encoding="ascii") as journal:
+            lines = journal.read().rpartition("\n")[0].splitlines()
+        had = [line.split() for line in lines if line.startswith("fetched ")]
+        self.assertGreater(len(had), 100)
+        keys = {i: bytes.fromhex(key) for _, _, i, key in had[:50] + had[-50:]}
+        time.sleep(0.5)
+        running = self.lab.running()
+        for pid in running.values():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            hits = {name: found(pid, keys, lambda flags: "dd" not in flags) for name, pid in running.items()}
+        finally:
+            for pid in running.values():
+                os.kill(pid, signal.SIGCONT)
+        self.assertEqual(hits, {name: [] for name in running})
+
+    def test_the_master_key_lies_in_locked_memory_that_is_not_dumped(self):
+        for node in "alice", "bob":
+            with open(self.path("lab", node, "master.key"), "rb") as file:
+                key = {"the master key": file.read()}
+            pid = self.lab.running()[node + "/kmd"]
+            self.assertTrue(found(pid, key, well_kept))
+            self.assertEqual(found(pid, key, lambda flags: not well_kept(flags)), [])
 
     def test_the_search_finds_what_is_there(self):
         key = os.urandom(32)
