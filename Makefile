@@ -55,7 +55,7 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -w -c -o $@ $<
 
 # ---- libraries --------------------------------------------------------------------------------
-BASE     := address base daemon env_event env_virtual file id log secret status
+BASE     := address base confine daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
 RPC      := buffer call channel conn deadline dispatch endpoint gate lookup message party peer record rpcbind session tls \
 	trace traffic turn wipe
@@ -150,12 +150,13 @@ OBJECTS_programs += $$($(1):%.c=$(BUILD)/%.o)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$(p))))
 $(BUILD)/bin/qkdn-keyreq: $(LIBQKDN_STATIC)
+$(patsubst %,$(BUILD)/bin/qkdn-%,kmd quantumd controllerd): LIBS += -lseccomp
 
 programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a $(LIBQKDN_SHARED) $(LIBQKDN_STATIC) $(LIBQKDN_PC)
 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
-UNITS := base daemon otp quantum_model
+UNITS := base confine daemon otp quantum_model
 UNITS += route controller controller_wire
 UNITS += conf
 UNITS += ladder
@@ -170,6 +171,8 @@ $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 # A change of the master key is stopped in each of the calls that change a file.
 $(BUILD)/tests/unit/test_keystore_master: LDFLAGS += \
 	$(foreach f,open write pwrite fsync close rename unlink,-Wl$(comma)--wrap=$(f))
+
+$(BUILD)/tests/unit/test_confine: TEST_LIBS += -lseccomp
 
 # Units of programs: their objects beside the libraries.
 # libqkdn is tested as applications see it: through its static library.

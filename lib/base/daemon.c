@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "env_event.h"
 #include "log.h"
 #include "secret.h"
@@ -82,11 +83,13 @@ void daemon_parse(int argc, char **argv, const struct daemon_about *about, struc
 enum status daemon_harden(size_t heap_bytes, struct err *e)
 {
 	const struct rlimit none = { .rlim_cur = 0, .rlim_max = 0 };
+	enum status s;
 
 	if (setrlimit(RLIMIT_CORE, &none) != 0)
 		return err_set(e, ST_INTERNAL, "turning core dumps off: %s", strerror(errno));
 	umask(077);
-	return secret_init(heap_bytes, e);
+	s = secret_init(heap_bytes, e);
+	return s == ST_OK ? confine_privileges(e) : s;
 }
 
 /* ---- signals ----------------------------------------------------------------------------- */

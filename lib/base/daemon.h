@@ -10,6 +10,7 @@
  *	env = env_event_new();
  *	daemon_signals_new(&signals, env, &hooks, &e);
  *	… make the core …
+ *	confine_system_calls(&e);                         (confine.h) unless the setting confine is false
  *	daemon_notify_ready();
  *	env_event_run(env);                               until SIGTERM or SIGINT
  *	daemon_notify_stopping();
@@ -39,7 +40,7 @@ struct daemon_options {
 void daemon_parse(int argc, char **argv, const struct daemon_about *about, struct daemon_options *o);
 
 /* Makes the process fit to hold keys: no core dumps, a umask of 077, heap_bytes (a power of two)
- * of locked memory for secrets. Call it before any thread is started. */
+ * of locked memory for secrets, no capabilities (confine.h). Call it before any thread is started. */
 MUST_CHECK enum status daemon_harden(size_t heap_bytes, struct err *e);
 
 /* Called from the loop. */

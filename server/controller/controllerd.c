@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "address.h"
+#include "confine.h"
 #include "daemon.h"
 #include "env_event.h"
 #include "log.h"
@@ -218,6 +219,8 @@ int main(int argc, char **argv)
 	}
 	if (s == ST_OK)
 		s = start(&m, &e);
+	if (s == ST_OK && m.settings.confine)
+		s = confine_system_calls(&e);
 	if (s == ST_OK) {
 		daemon_notify_ready();
 		env_event_run(m.d.env);

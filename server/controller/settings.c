@@ -47,6 +47,8 @@ const struct conf_option settings_options[] = {
 	  .help = "certificates of the authorities to trust, PEM" },
 	{ "crl", CONF_PATH, AT(settings, crl), .help = "the authorities' lists of revoked certificates, PEM" },
 	{ "trace", CONF_PATH, AT(settings, trace), .help = "file that gets a line per message" },
+	{ "confine", CONF_BOOL, AT(settings, confine), .fallback = "true",
+	  .help = "whether to refuse, once started, all system calls but those that the daemon needs" },
 	{ "mode", CONF_ENUM, AT(settings, mode), .fallback = "centralized", .words = mode_words,
 	  .help = "centralized: full routes for the KMs that are sources; distributed: next hops" },
 	{ "kms", CONF_LIST, AT(settings, kms), .required = true, .sub = km_options, .sub_size = sizeof(struct km_conf),

@@ -22,6 +22,7 @@ struct settings {
 	struct conf_strings listen;
 	int rpcbind; /* enum controllerd_rpcbind */
 	char *certificate, *private_key, *authority, *crl, *trace;
+	bool confine;
 	int mode; /* enum controller_mode */
 	struct conf_list kms, neighbours, reserve;
 	int64_t report_interval, silence, refresh, max_age, min_origination, weight_interval, call_timeout, reservation_time;

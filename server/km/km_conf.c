@@ -110,6 +110,8 @@ const struct conf_option km_conf_options[] = {
 	{ ROW(struct km_conf, crl, "crl"), .type = CONF_PATH,
 	  .help = "PEM file of the authorities' lists of revoked certificates; none by default" },
 	{ ROW(struct km_conf, trace, "trace"), .type = CONF_PATH, .help = "file that gets one line per message; none by default" },
+	{ ROW(struct km_conf, confine, "confine"), .type = CONF_BOOL, .fallback = "true",
+	  .help = "whether to refuse, once started, all system calls but those that the daemon needs" },
 	{ ROW(struct km_conf, store, "store"), .type = CONF_GROUP, .required = true, .sub = store_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->store), .help = "the key store" },
 	{ ROW(struct km_conf, links, "links"), .type = CONF_LIST, .sub = link_options,

@@ -22,6 +22,7 @@ struct km_conf {
 	struct conf_strings listen;
 	int rpcbind; /* enum km_conf_rpcbind */
 	char *certificate, *private_key, *authority, *crl, *trace;
+	bool confine;
 	struct {
 		char *directory, *master_key;
 		int64_t max_size, data_key_lifetime;

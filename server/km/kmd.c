@@ -2,11 +2,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "address.h"
 #include "ck.h"
+#include "confine.h"
 #include "daemon.h"
 #include "env_event.h"
+#include "file.h"
 #include "km_conf.h"
 #include "kx1.h"
 #include "log.h"
@@ -129,6 +132,8 @@ static void ready(void *arg)
 		s = rtls_listen(d->endpoint, d->conf.listen.items[i], &e);
 	if (s == ST_OK && d->conf.rpcbind != RPCBIND_OFF)
 		s = rtls_register(d->endpoint, d->conf.rpcbind == RPCBIND_REQUIRED, &e);
+	if (s == ST_OK && d->conf.confine)
+		s = confine_system_calls(&e);
 	if (s != ST_OK) {
 		log_error("%s", e.text);
 		exit(EXIT_FAILURE);
@@ -177,6 +182,18 @@ static enum status start_core(struct kmd *d, struct err *e)
 	return s;
 }
 
+/* Once a link has been opened its initial secret is gone; one that is still there is nobody else's to read. */
+static enum status check_initial_secrets(const struct km_conf *c, struct err *e)
+{
+	const struct km_conf_link *links = c->links.items;
+	enum status s = ST_OK;
+
+	for (size_t i = 0; i < c->links.count && s == ST_OK; i++)
+		if (access(links[i].initial_secret, F_OK) == 0)
+			s = file_check_private(links[i].initial_secret, e);
+	return s;
+}
+
 static enum status start(struct kmd *d, struct err *e)
 {
 	const struct rtls_options endpoint = { .trace_path = d->conf.trace, .max_record = LARGEST_RECORD,
@@ -188,6 +205,8 @@ static enum status start(struct kmd *d, struct err *e)
 		                    .max_bytes = (uint64_t)d->conf.store.max_size };
 	enum status s = daemon_harden(SECRET_HEAP, e);
 
+	if (s == ST_OK)
+		s = check_initial_secrets(&d->conf, e);
 	if (s == ST_OK && (d->env = env_event_new()) == NULL)
 		s = err_set(e, ST_INTERNAL, "no event loop is to be had");
 	store.env = d->env;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "address.h"
+#include "confine.h"
 #include "daemon.h"
 #include "env_event.h"
 #include "log.h"
@@ -180,6 +181,8 @@ int main(int argc, char **argv)
 	}
 	if (s == ST_OK)
 		s = start(&q, &e);
+	if (s == ST_OK && q.settings.confine)
+		s = confine_system_calls(&e);
 	if (s == ST_OK) {
 		daemon_notify_ready();
 		env_event_run(q.env);

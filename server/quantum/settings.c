@@ -87,6 +87,8 @@ const struct conf_option settings_options[] = {
 	  .help = "certificates of the authorities to trust, PEM" },
 	{ "crl", CONF_PATH, AT(settings, crl), .help = "the authorities' lists of revoked certificates, PEM" },
 	{ "trace", CONF_PATH, AT(settings, trace), .help = "file that gets a line per message" },
+	{ "confine", CONF_BOOL, AT(settings, confine), .fallback = "true",
+	  .help = "whether to refuse, once started, all system calls but those that the daemon needs" },
 	{ "modules", CONF_LIST, AT(settings, modules), .required = true, .sub = module_options,
 	  .sub_size = sizeof(struct module_conf), .help = "the QKD modules" },
 	{ "links", CONF_LIST, AT(settings, links), .required = true, .sub = link_options,

@@ -30,6 +30,7 @@ struct link_conf {
 
 struct settings {
 	char *name, *authority, *crl, *trace;
+	bool confine;
 	struct conf_list modules; /* of struct module_conf */
 	struct conf_list links;   /* of struct link_conf */
 };

@@ -11,6 +11,7 @@ import unittest
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("BUILD", "build"))
 BIN = os.path.join(BUILD, "bin")
+SANITIZED = os.path.basename(BUILD) in ("asan", "tsan")
 
 TWO_NODES = """
 nodes = ( { name = "alice"; applications = [ "app1", "spy" ]; }, { name = "bob"; applications = [ "app2" ]; } );
@@ -65,7 +66,10 @@ class Lab:
         run("qkdn-lab", "up", *options, self.topology, folder, timeout=180)
 
     def down(self):
+        """Also looks whether the daemons' filter refused a system call that they need after all."""
         run("qkdn-lab", "down", self.folder, check=False)
+        refused = {line for line in self.logs().splitlines() if "the system call" in line}
+        assert not refused, refused
 
     def exec(self, who, *command, **options):
         """Runs one of our programs (or one with a path) as an application or at a node."""
