@@ -13,10 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "file.h"
 #include "kv_lmdb_check.h"
 #include "log.h"
+
+enum { GOOD_AGAIN = 32 };
 
 struct kv_lmdb {
 	struct kv kv;
@@ -28,8 +31,9 @@ struct kv_lmdb {
 	MDB_cursor *cursor[KV_DBS]; /* opened when first needed, gone with the transaction */
 	size_t page_size;
 	_Atomic uint64_t file_bytes;
-	bool reopen; /* LMDB gave up on its handle after a failed write of its root */
-	int told;    /* the last error logged: a full disk is told once, not once a commit */
+	bool reopen;   /* LMDB gave up on its handle after a failed write of its root */
+	int told;      /* the last error logged: a full disk is told once, not once a commit */
+	unsigned good; /* commits in a row that succeeded since: on a disk that is nearly full small ones may */
 };
 
 static const char *const names[KV_DBS] = {"meta", "pool", "chunk", "row", "expiry", "void", "note"};
@@ -37,6 +41,14 @@ static const char *const names[KV_DBS] = {"meta", "pool", "chunk", "row", "expir
 static struct kv_lmdb *lmdb_of(struct kv *kv)
 {
 	return container_of(kv, struct kv_lmdb, kv);
+}
+
+/* LMDB tells a write that was cut short as EIO, whatever cut it. */
+static bool disk_is_full(const struct kv_lmdb *k)
+{
+	struct statvfs disk;
+
+	return statvfs(k->path, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < 256 * k->page_size;
 }
 
 /* The one place where LMDB's errors become ours. */
@@ -48,11 +60,14 @@ static enum status mapped(struct kv_lmdb *k, const char *doing, int rc)
 		return ST_NOT_FOUND;
 	if (rc == MDB_PANIC || rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND)
 		k->reopen = true;
+	if (rc == EIO && disk_is_full(k))
+		rc = ENOSPC;
 	if (rc != k->told)
 		log_error("key store: %s %s: %s%s", doing, k->path, mdb_strerror(rc),
 			  rc == ENOSPC || rc == MDB_MAP_FULL ? ": make room; the store goes on by itself"
 							     : "");
 	k->told = rc;
+	k->good = 0;
 	return ST_STORAGE;
 }
 
@@ -136,9 +151,10 @@ static enum status lmdb_commit(struct kv *kv)
 	if (rc != 0) {
 		k->reopen = true; /* a write may have failed half-way: start from what the file says */
 	} else {
-		if (k->told != 0)
+		if (k->told != 0 && ++k->good == GOOD_AGAIN) {
 			log_info("key store: %s can be written again", k->path);
-		k->told = 0;
+			k->told = 0;
+		}
 		note_size(k);
 	}
 	return mapped(k, "committing to", rc);

@@ -255,6 +255,8 @@ void ksa_pool_make(struct ksa_pool *p);
 void ksa_pool_open_again(struct ksa_pool *p, uint64_t opening);
 void ksa_pool_peer_up(struct ksa_pool *p, bool up);
 void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
+/* Logs what the key store could not do, within bounds: it is tried again and again. */
+void ksa_pool_failed(struct ksa_pool *p, const char *doing, enum status s);
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting requests lack */
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */

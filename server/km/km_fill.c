@@ -232,7 +232,7 @@ static void settled(enum status s, void *arg)
 		answer_controller(f, ST_OK, "");
 		fill_over(f, &w->state);
 	} else {
-		log_error("KSA pool to %s: making a range ready: %s", f->pool->destination, status_name(s));
+		ksa_pool_failed(f->pool, "making a range ready", s);
 		fill_later(f, NS_PER_S, over_later);
 	}
 	free(w);
@@ -251,7 +251,7 @@ static void voided(enum status s, void *arg)
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		fill_over(f, &w->state);
 	} else {
-		log_error("KSA pool to %s: voiding a range: %s", f->pool->destination, status_name(s));
+		ksa_pool_failed(f->pool, "voiding a range", s);
 		fill_later(f, NS_PER_S, over_later);
 	}
 	free(w);
@@ -395,7 +395,7 @@ static void taken(enum status s, void *arg)
 			link_set_stock_out(link_by_name(f->pool->km, f->note.link), w->link_left);
 		use_begin(f);
 	} else if (s != ST_TOO_FEW_KEYS) {
-		log_error("KSA pool to %s: taking key bits for it: %s", f->pool->destination, status_name(s));
+		ksa_pool_failed(f->pool, "taking key bits for it", s);
 	}
 	free(w);
 	then(f, s); /* while the fill still stands: a failed one says who waits for it */

@@ -11,6 +11,18 @@
 
 #include "core.h"
 
+void ksa_pool_failed(struct ksa_pool *p, const char *doing, enum status s)
+{
+	unsigned held_back;
+
+	if (!log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
+		return;
+	if (held_back > 0)
+		log_error("KSA pool to %s: %s: %s (%u such lines held back)", p->destination, doing, status_name(s), held_back);
+	else
+		log_error("KSA pool to %s: %s: %s", p->destination, doing, status_name(s));
+}
+
 /* ---- the source ------------------------------------------------------------------------------------ */
 
 struct pool_work {
@@ -70,7 +82,7 @@ static void skipped(enum status s, void *arg)
 	uint64_t before = w->before, bytes = w->state.voided - before;
 
 	if (s != ST_OK) { /* the tick tries again */
-		log_error("KSA pool to %s: %s", w->p->destination, status_name(s));
+		ksa_pool_failed(w->p, "skipping what its destination has seen", s);
 		w->p->making = false;
 		free(w);
 		return;
@@ -147,7 +159,7 @@ static void looked(enum status s, void *arg)
 	struct km_pool_open m = { .pool = w->desc.id, .ready = w->state.ready };
 
 	if (s != ST_OK) {
-		log_error("KSA pool to %s: %s", p->destination, status_name(s));
+		ksa_pool_failed(p, "making it", s);
 		p->making = false;
 		free(w);
 		return;
@@ -212,7 +224,7 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 	p = xcalloc(1, sizeof *p);
 	p->km = km;
 	p->relay_most = km->limits.fill_most;
-	p->complaints.interval_ns = NS_PER_S;
+	p->complaints.interval_ns = 10 * NS_PER_S;
 	p->complaints.burst = 10;
 	strcpy(p->destination, destination);
 	HASH_ADD_STR(km->pools, destination, p);
