@@ -57,6 +57,7 @@ struct km_limits {
 	uint64_t relay_timeout;                 /* ns for a relay to reach its destination */
 	uint64_t route_lifetime;                /* ns that a controller's ways are used while it does not answer; 0: not */
 	bool relay_ahead;                       /* keep KSA pools to far nodes filled, not only on demand */
+	bool relay_to_neighbours;               /* instead of allocating keys of the link */
 	uint32_t max_waiting_requests;          /* key requests of one application waiting at once */
 };
 

@@ -75,6 +75,9 @@ static const struct conf_option key_options[] = {
 static const struct conf_option relay_options[] = {
 	{ ROW(__typeof__(((struct km_conf *)0)->relay), ahead, "ahead"), .type = CONF_BOOL, .fallback = "true",
 	  .help = "whether KSA-keys are relayed to far nodes ahead of demand, or only when a request waits" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), to_neighbours, "to_neighbours"), .type = CONF_BOOL,
+	  .fallback = "false",
+	  .help = "whether KSA-keys for a neighbour, too, are drawn at random and relayed; else they are keys of the link" },
 	{ ROW(__typeof__(((struct km_conf *)0)->relay), size, "size"), .type = CONF_SIZE, .fallback = "256 KiB",
 	  .min = 1024, .max = 1024.0 * 1024, .help = "most bytes in one allocation or relay" },
 	{ ROW(__typeof__(((struct km_conf *)0)->relay), timeout, "timeout"), .type = CONF_DURATION, .fallback = "10 s",

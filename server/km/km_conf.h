@@ -37,7 +37,7 @@ struct km_conf {
 	} requests;
 	struct km_conf_peer controller; /* name NULL: none */
 	struct {
-		bool ahead;
+		bool ahead, to_neighbours;
 		int64_t size, timeout, route_lifetime;
 	} relay;
 	int64_t call_timeout, missing_block_grace;

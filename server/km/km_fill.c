@@ -511,7 +511,7 @@ static void note_no_pad(struct ksa_pool *p, const struct link *to)
 
 void ksa_pool_fill(struct ksa_pool *p)
 {
-	struct link *l = link_to_peer(p->km, p->destination);
+	struct link *l = p->km->limits.relay_to_neighbours ? NULL : link_to_peer(p->km, p->destination);
 	struct fill_source source = { .len_least = FILL_LEAST };
 	unsigned count;
 

@@ -52,6 +52,7 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.route_lifetime = (uint64_t)c->relay.route_lifetime;
 	l.fill_most = (uint64_t)c->relay.size;
 	l.relay_ahead = c->relay.ahead;
+	l.relay_to_neighbours = c->relay.to_neighbours;
 	return l;
 }
 
