@@ -175,8 +175,9 @@ enum fill_method { FILL_ALLOCATION = 1, FILL_RELAY, FILL_RESERVATION };
 enum fill_stage {
 	FILL_TAKING,    /* its bytes are being written into the pool, beyond ready */
 	FILL_SENDING,   /* the method is at work */
-	FILL_ARRIVED,   /* the destination has it; verified when it is the first */
+	FILL_ARRIVED,   /* the destination has it; verified when it has those before, too */
 	FILL_VERIFYING,
+	FILL_VERIFIED,  /* settled behind those before */
 	FILL_SETTLING,
 	FILL_VOIDING,   /* ends at the destination, then here */
 	FILL_VOIDED,    /* ended there; settled here when it is the first */
@@ -230,6 +231,7 @@ struct ksa_pool {
 	uint64_t opening;      /* the last one; 0: none yet */
 	uint64_t stock, ready; /* bytes */
 	struct uses uses;      /* keys taken, not yet assigned at the destination */
+	uint64_t settling;     /* bytes that works under way make stock, for the works behind them */
 	uint64_t promised;     /* bytes of the stock for requests whose keys are being taken */
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets */
@@ -262,7 +264,7 @@ uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting r
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */
 /* Tells the destination what will not be assigned any more, where that is due. */
 void ksa_pool_tell_unused(struct ksa_pool *p);
-uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes: the stock without what is promised */
+uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes for further works: without what is promised */
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 void ksa_pool_stop(struct ksa_pool *p); /* refuses what waits and what is not begun yet */
 
@@ -410,7 +412,7 @@ MUST_CHECK enum status ksa_use_get(struct ks_txn *t, const struct id *pool, stru
 /* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */
 MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,
                                      uint8_t tag[KM_TAG_LEN]);
-/* Makes a verified range usable: voids the tag's key, moves ready behind it. Runs in a work. */
+/* Makes a verified range usable: voids the tag's key, moves ready behind it unless it is. Runs in a work. */
 MUST_CHECK enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len);
 
 /* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */

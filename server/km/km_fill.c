@@ -2,8 +2,8 @@
  * km_fill.c - how key bits get into a KSA pool: taken, brought to the destination by a method, verified
  * over Kx-2, ready.
  *
- * Several ranges may be on their way into a pool; they are verified and made ready in the order of
- * their offsets. The note of a range is written with its bytes and removed when it is ready or void, so a
+ * Several ranges may be on their way into a pool. One is verified when those before it have arrived, too, so that
+ * the destination does not pass over them, and made ready behind them. The note of a range is written with its bytes and removed when it is ready or void, so a
  * kill between any two steps leaves the note, and the range is taken up again (fill_resume). A range
  * that cannot be brought is voided at the destination first, then here: until the destination has
  * answered that it is void, it may have arrived.
@@ -34,6 +34,7 @@ struct fill_work {
 	struct fill_note note;
 	uint8_t tag[KM_TAG_LEN];
 	struct ks_pool state;
+	bool ran; /* not durable yet */
 	uint64_t link_left; /* bytes in the link pool behind the take */
 	void (*taken)(struct fill *f, enum status s);
 };
@@ -98,12 +99,17 @@ static enum status prove_work(struct ks_txn *t, void *arg)
 	return ksa_range_tag(t, &w->pool, w->note.ksa_offset, w->note.len, w->tag);
 }
 
+/* ST_BUSY where the one before it is not settled, after all. */
 static enum status settle_work(struct ks_txn *t, void *arg)
 {
 	struct fill_work *w = arg;
 	char key[KS_NOTE_KEY_MAX];
-	enum status s = ksa_range_settle(t, &w->pool, w->note.ksa_offset, w->note.len);
+	enum status s = ks_pool_get(t, &w->pool, &w->state);
 
+	if (s == ST_OK && w->state.ready < w->note.ksa_offset)
+		s = ST_BUSY;
+	if (s == ST_OK)
+		s = ksa_range_settle(t, &w->pool, w->note.ksa_offset, w->note.len);
 	if (s == ST_OK)
 		s = ks_note_delete(t, key, fill_key(key, &w->pool, w->note.ksa_offset));
 	return s == ST_OK ? ks_pool_get(t, &w->pool, &w->state) : s;
@@ -122,14 +128,19 @@ static enum status void_work(struct ks_txn *t, void *arg)
 	return s == ST_OK ? ks_pool_get(t, &w->pool, &w->state) : s;
 }
 
-static void submit(struct fill *f, ks_work work, ks_done done)
+static struct fill_work *work_of(struct fill *f)
 {
 	struct fill_work *w = xcalloc(1, sizeof *w);
 
 	w->fill = f;
 	w->pool = f->pool_id;
 	w->note = f->note;
-	ks_submit(f->pool->km->ks, work, done, w);
+	return w;
+}
+
+static void submit(struct fill *f, ks_work work, ks_done done)
+{
+	ks_submit(f->pool->km->ks, work, done, work_of(f));
 }
 
 /* ---- a fill's life ------------------------------------------------------------------------------------- */
@@ -190,13 +201,11 @@ void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f))
 	env_timer_set(env, f->timer, after);
 }
 
-static void fill_over(struct fill *f, const struct ks_pool *state)
+static void fill_over(struct fill *f)
 {
 	struct ksa_pool *p = f->pool;
 
 	p->in_flight -= f->note.len;
-	p->stock = state->stock;
-	p->ready = state->ready;
 	fill_free(f);
 	ksa_pool_ready(p);
 	advance(p);
@@ -205,7 +214,7 @@ static void fill_over(struct fill *f, const struct ks_pool *state)
 
 static void over_later(struct fill *f)
 {
-	f->stage = f->stage == FILL_SETTLING ? FILL_ARRIVED : FILL_VOIDED;
+	f->stage = f->stage == FILL_SETTLING ? FILL_VERIFIED : FILL_VOIDED;
 	advance(f->pool);
 }
 
@@ -220,22 +229,60 @@ static void answer_controller(struct fill *f, enum status s, const char *text)
 	f->reply = NULL;
 }
 
+static uint64_t keys_of(const struct fill *f)
+{
+	return f->note.len - FILL_TAG_KEY;
+}
+
+static void settle_ran(void *arg)
+{
+	struct fill_work *w = arg;
+	struct ksa_pool *p = w->fill->pool;
+
+	w->ran = true;
+	p->settling -= keys_of(w->fill);
+	p->stock = w->state.stock;
+	p->ready = w->state.ready;
+}
+
 static void settled(enum status s, void *arg)
 {
 	struct fill_work *w = arg;
 	struct fill *f = w->fill;
+	struct ksa_pool *p = f->pool;
 
 	if (s == ST_OK) {
-		f->pool->failure.status = ST_OK;
+		p->failure.status = ST_OK;
 		if (f->note.method == FILL_RELAY)
-			f->pool->relay_most *= 2;
+			p->relay_most *= 2;
 		answer_controller(f, ST_OK, "");
-		fill_over(f, &w->state);
+		fill_over(f);
 	} else {
-		ksa_pool_failed(f->pool, "making a range ready", s);
+		if (w->ran)
+			p->stock -= p->stock < keys_of(f) ? p->stock : keys_of(f);
+		else
+			p->settling -= keys_of(f);
+		if (s != ST_BUSY)
+			ksa_pool_failed(p, "making a range ready", s);
 		fill_later(f, NS_PER_S, over_later);
 	}
 	free(w);
+}
+
+static void settle_now(void *arg)
+{
+	struct fill *f = arg;
+
+	ks_submit_early(f->pool->km->ks, settle_work, settle_ran, settled, work_of(f));
+}
+
+/* The requests that wait for its keys take them behind it, in the same commit. */
+static void settle(struct fill *f)
+{
+	f->stage = FILL_SETTLING;
+	f->pool->settling += keys_of(f);
+	env_post(f->pool->km->env, settle_now, f);
+	ksa_pool_ready(f->pool);
 }
 
 static void voided(enum status s, void *arg)
@@ -249,7 +296,9 @@ static void voided(enum status s, void *arg)
 			log_warning("KSA pool to %s: %u bytes on their way were given up", f->pool->destination, f->note.len);
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
-		fill_over(f, &w->state);
+		f->pool->stock = w->state.stock;
+		f->pool->ready = w->state.ready;
+		fill_over(f);
 	} else {
 		ksa_pool_failed(f->pool, "voiding a range", s);
 		fill_later(f, NS_PER_S, over_later);
@@ -269,8 +318,8 @@ static void verify_answered(enum status s, const void *answer, void *arg)
 	struct fill *f = arg;
 
 	if (s == ST_OK && a->err.status == ST_OK) {
-		f->stage = FILL_SETTLING;
-		submit(f, settle_work, settled);
+		f->stage = FILL_VERIFIED;
+		advance(f->pool);
 	} else if (s == ST_OK && (a->err.status == ST_MISMATCH || a->err.status == ST_KEY_GONE)) {
 		fill_failed(f, a->err.status, a->err.text);
 	} else {
@@ -295,25 +344,42 @@ static void proved(enum status s, void *arg)
 	free(w);
 }
 
-/* Takes the first of the pool's fills to its next stage, if that is due. */
-static void advance(struct ksa_pool *p)
+static void verify(struct fill *f)
 {
-	struct fill *f = p->fills;
+	struct ksa_pool *p = f->pool;
 
-	if (f == NULL || p->km->stopping)
-		return;
-	if (f->stage == FILL_ARRIVED && !id_equal(&f->pool_id, &p->id))
+	if (!id_equal(&f->pool_id, &p->id)) {
 		f->stage = FILL_VOIDED;
-	if (f->stage == FILL_ARRIVED && p->open) {
+	} else if (p->open) {
 		if (f->timer != NULL) /* it may have waited for the pool to be open */
 			env_timer_stop(p->km->env, f->timer);
 		f->stage = FILL_VERIFYING;
 		submit(f, prove_work, proved);
-	} else if (f->stage == FILL_ARRIVED) {
+	} else {
 		fill_later(f, RETRY_NS, verify_again);
-	} else if (f->stage == FILL_VOIDED) {
-		f->stage = FILL_VOIDING;
-		submit(f, void_work, voided);
+	}
+}
+
+/* Takes the pool's fills to their next stages, as far as those before them let them. */
+static void advance(struct ksa_pool *p)
+{
+	bool settling = true; /* all before this one */
+	struct fill *f;
+
+	if (p->km->stopping)
+		return;
+	DL_FOREACH (p->fills, f) {
+		if (f->stage == FILL_TAKING || f->stage == FILL_SENDING)
+			return;
+		if (f->stage == FILL_ARRIVED)
+			verify(f);
+		if (f->stage == FILL_VERIFIED && settling) {
+			settle(f);
+		} else if (f->stage == FILL_VOIDED && f == p->fills) {
+			f->stage = FILL_VOIDING;
+			submit(f, void_work, voided);
+		}
+		settling &= f->stage == FILL_SETTLING;
 	}
 }
 

@@ -94,6 +94,7 @@ static const char *stage_name(enum fill_stage stage)
 {
 	static const char *const names[] = { [FILL_TAKING] = "taking",       [FILL_SENDING] = "sending",
 		                             [FILL_ARRIVED] = "arrived",     [FILL_VERIFYING] = "verifying",
+		                             [FILL_VERIFIED] = "verified",
 		                             [FILL_SETTLING] = "settling",   [FILL_VOIDING] = "voiding",
 		                             [FILL_VOIDED] = "voided" };
 

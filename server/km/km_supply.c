@@ -381,7 +381,9 @@ static void draw_submit(struct ksa_pool *p, struct request *first);
 
 uint64_t ksa_pool_available(const struct ksa_pool *p)
 {
-	return p->stock > p->promised ? p->stock - p->promised : 0;
+	uint64_t stock = p->stock + p->settling;
+
+	return stock > p->promised ? stock - p->promised : 0;
 }
 
 static uint64_t request_len(const struct request *r)

@@ -33,9 +33,12 @@ enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offs
 
 enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len)
 {
+	struct ks_pool p;
 	enum status s = ks_void(t, pool, offset + len - FILL_TAG_KEY, FILL_TAG_KEY, NULL);
 
-	return s == ST_OK ? ks_settle(t, pool, offset + len) : s;
+	if (s == ST_OK)
+		s = ks_pool_get(t, pool, &p);
+	return s == ST_OK && p.ready < offset + len ? ks_settle(t, pool, offset + len) : s;
 }
 
 struct verification {
@@ -45,17 +48,33 @@ struct verification {
 	void *arg;
 };
 
+/* Whether a range has been verified: its keys are there, and the tag's key, which goes with the verification, is
+ * not. That ready has passed it does not tell: one behind it may have been verified while it was missing. */
+static enum status look_for_verified(struct ks_txn *t, const struct km_verify *m, bool *verified)
+{
+	const uint32_t keys = m->len - FILL_TAG_KEY;
+	struct secret part = { NULL, 0 };
+	enum status s = ks_read(t, &m->pool, m->offset + keys, FILL_TAG_KEY, &part);
+
+	*verified = false;
+	secret_free(&part);
+	if (s != ST_KEY_GONE)
+		return s;
+	s = ks_read(t, &m->pool, m->offset, keys, &part);
+	secret_free(&part);
+	*verified = s == ST_OK;
+	return s;
+}
+
 static enum status verification_work(struct ks_txn *t, void *arg)
 {
 	struct verification *v = arg;
-	struct ks_pool pool;
 	uint8_t tag[KM_TAG_LEN];
-	enum status s = ks_pool_get(t, &v->m.pool, &pool);
+	bool verified;
+	enum status s = v->m.len <= FILL_TAG_KEY ? ST_BAD_REQUEST : look_for_verified(t, &v->m, &verified);
 
-	if (s != ST_OK)
+	if (s != ST_OK || verified) /* asked again */
 		return s;
-	if (pool.ready >= v->m.offset + v->m.len)
-		return ST_OK; /* asked again */
 	s = ksa_range_tag(t, &v->m.pool, v->m.offset, v->m.len, tag);
 	if (s != ST_OK)
 		return s;

@@ -121,6 +121,51 @@ static void source_killed_in_the_middle_of_a_relay(void **state)
 	}
 }
 
+/* A range is lost, those behind it are verified with it, and the source is killed before it is void: the
+ * destination is asked for it again, and is beyond it. */
+struct lost_range {
+	struct victim kill;
+	uint64_t offset;
+	unsigned lost, verified_behind;
+};
+
+static enum sim_fate lose_first_range(struct sim *s, enum km_message m, const char *from, const char *to,
+                                      const void *message, void *arg)
+{
+	const struct km_relay *relay = message;
+	const struct km_verify *verify = message;
+	struct lost_range *l = arg;
+
+	if (strcmp(to, "km002") != 0)
+		return FATE_DICE;
+	if (m == KM_RELAY && strcmp(relay->source, "km000") == 0 && l->lost == 0) {
+		l->lost = 1;
+		l->offset = relay->ksa_offset;
+		return FATE_DROP;
+	}
+	if (l->lost > 0 && l->kill.left > 0 && m == KM_VERIFY && strcmp(from, "km000") == 0)
+		l->verified_behind += verify->offset > l->offset;
+	return strike(s, m, from, to, message, &l->kill);
+}
+
+static void range_lost_before_others_and_source_killed(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+	struct lost_range l = { .kill = { .m = KM_VOID, .from = "km000", .fate = FATE_DROP, .left = 1,
+		                          .kill_after = 50 * NS_PER_MS, .restart_after = NS_PER_S } };
+
+	(void)state;
+	l.kill.kill = sim_node(s, 0);
+	sim_set_hook(s, lose_first_range, &l);
+	for (int i = 0; i < 15; i++) {
+		drain(s);
+		sim_run(s, 2 * NS_PER_S);
+	}
+	assert_int_equal(l.kill.left, 0);
+	assert_true(l.verified_behind > 0);
+	end(s);
+}
+
 /* Each kill loses the authentication keys of what was offered: they must not come to an end. */
 static void leader_killed_at_every_synchronization(void **state)
 {
@@ -490,6 +535,7 @@ int main(void)
 		cmocka_unit_test(node_on_the_way_killed_before_forwarding),
 		cmocka_unit_test(destination_killed_around_its_commit),
 		cmocka_unit_test(source_killed_in_the_middle_of_a_relay),
+		cmocka_unit_test(range_lost_before_others_and_source_killed),
 		cmocka_unit_test(leader_killed_at_every_synchronization),
 		cmocka_unit_test(completion_lost),
 		cmocka_unit_test(every_message_lost),
