@@ -147,7 +147,7 @@ unsigned sim_schedule_run(const struct sim_schedule *schedule, struct sim_stats 
 	o.reservation = o.control == SIM_CENTRALIZED && world_random(dice) % 2;
 	o.request_interval = (20 + world_random(dice) % 200) * NS_PER_MS;
 	o.limits.relay_ahead = world_random(dice) % 4 > 0;
-	o.limits.relay_to_neighbours = world_random(dice) % 8 == 0;
+	o.limits.relay_to_neighbours = o.control != SIM_NO_CONTROLLER && world_random(dice) % 8 == 0;
 	o.block_interval = (20 + world_random(dice) % 150) * NS_PER_MS;
 	world_free(dice);
 	s = sim_new(&o);
