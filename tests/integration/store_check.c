@@ -1,11 +1,16 @@
 /*
- * store_check.c - opens one or two key stores that nobody else uses and reads all that is in them. Of two,
- * what both hold of a pool must be the same: the ends of the pools of test_crash.py.
+ * store_check.c - opens key stores that nobody else uses, reads what is in them, and holds the two ends of each
+ * pool that two of them share against each other:
  *
- *	store_check DIRECTORY MASTER-KEY [DIRECTORY MASTER-KEY]
+ *	what both hold is the same;
+ *	what the source may still use the destination holds, too: no key is supplied that the far end lacks;
+ *	the destination has seen nothing used beyond the source's cursor: no pad and no key is used twice.
  *
- * Prints the pools and the bytes compared; 1 and a message where something is wrong. Opening advances the
- * stores' generation, as every opening does.
+ *	store_check [--most BYTES] NODE/STORE MASTER-KEY…
+ *
+ * NODE is the name of the key manager. Prints the pools and bytes of the first store, those that another holds,
+ * too, and how many bytes destinations hold alone: what was on its way when they stopped. 1 and a message where
+ * something is wrong. Opening advances the stores' generation, as every opening does.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,14 +20,16 @@
 #include "keystore.h"
 #include "log.h"
 
-enum { POOLS_MOST = 64, STEP = 1024 };
+enum { POOLS_MOST = 512, STORES_MOST = 64, STEP = 1024 };
 
 static struct store {
 	struct ks *ks;
+	char name[NAME_MAX_LEN + 1];
 	struct ks_pool pools[POOLS_MOST];
 	size_t count;
-	uint64_t bytes;
-} stores[2];
+} stores[STORES_MOST];
+
+static uint64_t most = UINT64_MAX; /* bytes of a pool that are read */
 
 static bool keep_pool(const struct ks_pool *p, void *arg)
 {
@@ -70,6 +77,23 @@ static bool have_piece(struct store *s, struct piece *p)
 	return p->status == ST_OK;
 }
 
+/* "…/NODE/STORE": whose it is. */
+static void name_store(struct store *s, const char *directory)
+{
+	char *path = xstrdup(directory), *slash = strrchr(path, '/'), *name = path;
+
+	if (slash == NULL)
+		log_fatal("%s: not NODE/STORE", directory);
+	*slash = '\0';
+	slash = strrchr(path, '/');
+	if (slash != NULL)
+		name = slash + 1;
+	if (!name_is_valid(name))
+		log_fatal("%s: not the name of a node", name);
+	strcpy(s->name, name);
+	free(path);
+}
+
 static void open_store(struct store *s, struct env *env, char **words)
 {
 	const struct ks_options o = { .backend = KS_LMDB, .env = env, .directory = words[0],
@@ -80,52 +104,134 @@ static void open_store(struct store *s, struct env *env, char **words)
 		fprintf(stderr, "store_check: %s\n", e.text);
 		exit(1);
 	}
+	name_store(s, words[0]);
 	ks_submit(s->ks, list, ignore, s);
 }
 
 static const struct ks_pool *same_pool(const struct store *s, const struct ks_pool *p)
 {
 	for (size_t i = 0; i < s->count; i++)
-		if (id_equal(&s->pools[i].desc.id, &p->desc.id))
+		if (id_equal(&s->pools[i].desc.id, &p->desc.id) && !s->pools[i].retired && !p->retired)
 			return &s->pools[i];
 	return NULL;
 }
 
-/* Reads a pool at one end, or at both; the bytes that were there, and those at both. */
-static void walk(const struct ks_pool *p, const struct ks_pool *other, uint64_t *there, uint64_t *both)
-{
-	for (uint64_t at = p->head / STEP * STEP + STEP; at + STEP <= p->ready; at += STEP) {
-		struct piece a = { .pool = p->desc.id, .offset = at }, b = a;
-		bool here = have_piece(&stores[0], &a);
+/* ---- one pool ---------------------------------------------------------------------------------------- */
 
-		*there += here ? STEP : 0;
-		if (here && other != NULL && at >= other->head && at + STEP <= other->ready && have_piece(&stores[1], &b)) {
-			if (memcmp(a.bytes.bytes, b.bytes.bytes, STEP) != 0)
-				log_fatal("pool of %s to %s: differs at %llu", p->desc.source, p->desc.destination,
-				          (unsigned long long)at);
+static uint64_t first_piece(const struct ks_pool *p)
+{
+	return p->head / STEP * STEP + STEP;
+}
+
+static bool within(const struct ks_pool *p, uint64_t at)
+{
+	return at + STEP <= p->ready && (most == UINT64_MAX || at - p->head < most);
+}
+
+static void tell(const char *what, const struct store *s, const struct ks_pool *p, uint64_t at)
+{
+	fprintf(stderr, "store_check: %s: pool of %s to %s: %s at %llu\n", s->name, p->desc.source, p->desc.destination, what,
+	        (unsigned long long)at);
+	exit(1);
+}
+
+/* Reads a pool at a, and at b where that has it, too; returns the bytes at a, and in *both those at both. */
+static uint64_t walk(struct store *a, const struct ks_pool *p, struct store *b, uint64_t *both)
+{
+	bool is_source = strcmp(p->desc.source, a->name) == 0;
+	uint64_t there = 0;
+
+	for (uint64_t at = first_piece(p); within(p, at); at += STEP) {
+		struct piece here = { .pool = p->desc.id, .offset = at }, far = here;
+
+		if (!have_piece(a, &here))
+			continue;
+		there += STEP;
+		if (b != NULL && have_piece(b, &far)) {
+			if (memcmp(here.bytes.bytes, far.bytes.bytes, STEP) != 0)
+				tell("not what the other end holds", a, p, at);
 			*both += STEP;
+		} else if (b != NULL && is_source) {
+			tell("the destination lacks it", a, p, at);
 		}
-		secret_free(&a.bytes);
-		secret_free(&b.bytes);
+		secret_free(&here.bytes);
+		secret_free(&far.bytes);
 	}
+	return there;
+}
+
+struct seen {
+	struct id pool;
+	uint64_t used;
+};
+
+/* How far the destination has seen the pool used (km_link.c). */
+static enum status read_used(struct ks_txn *t, void *arg)
+{
+	struct seen *s = arg;
+	char key[5 + ID_LEN] = "used/";
+	size_t len;
+
+	memcpy(key + 5, s->pool.bytes, ID_LEN);
+	if (ks_note_get(t, key, sizeof key, &s->used, sizeof s->used, &len) != ST_OK)
+		s->used = 0;
+	return ST_OK;
+}
+
+static void check_cursor(struct store *source, const struct ks_pool *p, struct store *destination)
+{
+	struct seen seen = { p->desc.id, 0 };
+
+	ks_submit(destination->ks, read_used, ignore, &seen);
+	if (seen.used > p->head)
+		tell("its cursor is behind what was used of it, and would use it again", source, p, seen.used);
+}
+
+/* ---- all of them ------------------------------------------------------------------------------------------ */
+
+/* The other store that has the pool. */
+static struct store *other_end(const struct store *a, const struct ks_pool *p, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (&stores[i] != a && same_pool(&stores[i], p) != NULL)
+			return &stores[i];
+	return NULL;
 }
 
 int main(int argc, char **argv)
 {
 	struct env *env = env_event_new();
-	uint64_t there = 0, both = 0;
+	uint64_t there = 0, first_both = 0, alone = 0;
+	size_t count = 0;
 
 	log_open("store_check", LOG_LEVEL_INFO);
-	if (argc != 3 && argc != 5)
+	if (argc > 2 && strcmp(argv[1], "--most") == 0) {
+		most = strtoull(argv[2], NULL, 10);
+		argc -= 2;
+		argv += 2;
+	}
+	if (argc < 3 || argc % 2 == 0 || argc > 2 * STORES_MOST)
 		return 1;
-	open_store(&stores[0], env, argv + 1);
-	if (argc == 5)
-		open_store(&stores[1], env, argv + 3);
-	for (size_t i = 0; i < stores[0].count; i++)
-		walk(&stores[0].pools[i], argc == 5 ? same_pool(&stores[1], &stores[0].pools[i]) : NULL, &there, &both);
-	printf("pools %zu bytes %llu both %llu\n", stores[0].count, (unsigned long long)there,
-	       (unsigned long long)both);
-	for (int i = 0; i < (argc - 1) / 2; i++)
+	for (int i = 1; i < argc; i += 2)
+		open_store(&stores[count++], env, argv + i);
+	for (size_t i = 0; i < count; i++)
+		for (size_t k = 0; k < stores[i].count; k++) {
+			const struct ks_pool *p = &stores[i].pools[k];
+			struct store *other = other_end(&stores[i], p, count);
+			uint64_t both = 0, here = walk(&stores[i], p, other, &both);
+
+			if (i == 0) {
+				there += here;
+				first_both += both;
+			}
+			if (other != NULL && strcmp(p->desc.source, stores[i].name) == 0)
+				check_cursor(&stores[i], p, other);
+			else if (other != NULL)
+				alone += here - both;
+		}
+	printf("pools %zu bytes %llu both %llu alone %llu\n", stores[0].count, (unsigned long long)there,
+	       (unsigned long long)first_both, (unsigned long long)alone);
+	for (size_t i = 0; i < count; i++)
 		ks_close(stores[i].ks);
 	env_event_free(env);
 	return 0;
