@@ -514,6 +514,8 @@ static void begun(struct fill *f, enum status s)
 	struct ksa_pool *p = f->pool;
 
 	if (s != ST_OK) {
+		if (s != ST_TOO_FEW_KEYS)
+			err_set(&p->failure, s, "the key store could not be written");
 		p->try_again_at = env_mono(p->km->env) + NS_PER_S / 50;
 		return;
 	}

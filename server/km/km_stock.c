@@ -20,6 +20,7 @@ struct recount {
 	struct link_view view;
 	uint64_t most;
 	uint64_t stock[2];      /* of the key pools out and in, leader's view */
+	uint64_t discarded;
 	uint64_t discarded_to;  /* in the pool whose source is here; 0: nothing was discarded */
 };
 
@@ -66,6 +67,7 @@ static enum status discard(struct ks_txn *t, struct recount *r)
 		s = ks_pool_get(t, id, &pool);
 	if (s != ST_OK)
 		return s;
+	r->discarded = r->stock[out] - (pool.stock + pool.unready);
 	r->stock[out] = pool.stock + pool.unready;
 	r->discarded_to = pool.head;
 	return ST_OK;
@@ -121,8 +123,10 @@ static void recounted(enum status s, void *arg)
 	l->recounting = false;
 	if (s == ST_OK) {
 		memcpy(l->stock, r->stock, sizeof l->stock);
-		if (r->discarded_to > 0)
+		if (r->discarded_to > 0) {
+			l->km->counters.bytes_discarded += r->discarded;
 			uses_lost(&l->uses, r->discarded_to);
+		}
 		link_tell_unused(l);
 		link_changed(l);
 	}

@@ -561,6 +561,8 @@ static void give_up_waiting(struct request *r)
 		fail_waiting(r, ST_PEER_UNREACHABLE, "the far key manager is not reached: try again later");
 	else if (r->pool->failure.status != ST_OK)
 		fail_waiting(r, r->pool->failure.status, r->pool->failure.text);
+	else if (r->pool->in_flight > 0 && r->pool->stock + r->pool->in_flight >= (uint64_t)r->count * r->key_len)
+		fail_waiting(r, ST_TIMED_OUT, "they are on their way and have not arrived in time: try again");
 	else
 		fail_waiting(r, ST_TOO_FEW_KEYS, "fewer are ready than were asked for: ask for fewer, or try again later");
 }

@@ -212,6 +212,8 @@ void check_answer(struct sim *s, struct party *from, struct party *to, enum km_m
 		check_assigned(s, from, message, (const struct km_assign_answer *)answer);
 	if (m == KM_LINK_SYNC && sync->count > 0) {
 		l = sim_link_by_name(s, ((const struct km_link_sync *)message)->link);
+		for (uint32_t i = 0; i < sync->count && sync->first + i == l->settled_next; i++, l->settled_next++)
+			l->agreed += sync->settled[i];
 		check_auth(l, 1, sync->auth_offset, sync->first, sync->tag);
 	} else if (m == KM_CK_RESERVATION) {
 		check_taken(s, to, r->link, r->link_offset, ((const struct km_ck_reservation *)message)->len, &r->ksa_pool,
@@ -293,6 +295,28 @@ static void tell_difference(const struct seen_pool *a, const struct seen_pool *b
 	}
 }
 
+/*
+ * Every byte of an agreed block is there, was named in a message, was too short to be taken, or was discarded
+ * from a full direction; else it was lost without being in flight. That happens to what was taken when its node
+ * was killed, or its store failed, before a message could leave.
+ */
+static void check_pad(struct sim *s, const struct seen_pool *p)
+{
+	struct sim_link *l = sim_link_by_name(s, p->pool.desc.link);
+	const struct ranges *used = &l->keys[l->ends[0] == p->node ? 0 : 1];
+	uint64_t made = l->agreed * ((s->options.block_size - 128) / 2), gone = p->pool.stock + p->pool.voided;
+
+	for (size_t i = 0; i < used->count; i++)
+		gone += used->items[i].to - used->items[i].from;
+	gone += p->node->past.bytes_discarded + (p->node->km != NULL ? km_counters(p->node->km)->bytes_discarded : 0);
+	if (made <= gone)
+		return;
+	s->stats.pad_unsent += made - gone;
+	if (p->node->incarnations == 1 && s->stats.storage_failures == 0 && made - gone > s->options.limits.fill_most)
+		sim_violation(s, "%llu bytes of link pool %s -> %s are gone, and were never sent", (unsigned long long)(made - gone),
+		              p->pool.desc.source, p->pool.desc.destination);
+}
+
 /* a is the source's. Once nothing is on its way both ends hold the same, byte for byte. */
 static void compare(struct sim *s, const struct seen_pool *at_source, const struct seen_pool *at_destination)
 {
@@ -354,6 +378,9 @@ void check_end(struct sim *s)
 	struct seen_pool *p, *q, *next;
 
 	look_everywhere(s, &look);
+	LL_FOREACH (look.seen, p)
+		if (strcmp(p->pool.desc.source, p->node->party.name) == 0 && p->pool.desc.kind == KS_POOL_LINK)
+			check_pad(s, p);
 	LL_FOREACH (look.seen, p)
 		if (strcmp(p->pool.desc.source, p->node->party.name) == 0)
 			LL_FOREACH (look.seen, q)

@@ -92,6 +92,7 @@ struct node {
 	enum sim_commit next_commit;
 	struct store_job *queue, *batch; /* what waits, and what was run last and is not reported yet */
 	struct km_counters past; /* of earlier incarnations */
+	unsigned incarnations;
 	UT_hash_handle by_ks;
 };
 
@@ -159,7 +160,8 @@ struct sim_link {
 	struct module modules[2];
 	bool down;
 	uint64_t next_sequence;
-	struct ranges keys[2]; /* by direction: that of the leader first */
+	struct ranges keys[2]; /* used, by direction: that of the leader first */
+	uint64_t settled_next, agreed; /* sequence; blocks */
 	struct auth_use *auth[2];
 	struct taken_range *taken[2];
 };

@@ -104,11 +104,12 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("sim: %u runs, %u failed; %llu messages (%llu lost, %llu twice, %llu late, %llu relays forged, %llu replayed), "
-	       "%llu kills, %llu cuts; %llu requests, %llu keys, %llu relays; given up: %llu bytes\n",
+	       "%llu kills, %llu cuts; %llu requests, %llu keys, %llu relays; given up: %llu bytes of keys, %llu of pad under way, %llu before\n",
 	       runs, failed, (unsigned long long)sum.messages, (unsigned long long)sum.dropped,
 	       (unsigned long long)sum.duplicated, (unsigned long long)sum.late, (unsigned long long)sum.forged,
 	       (unsigned long long)sum.replayed, (unsigned long long)sum.kills, (unsigned long long)sum.cuts,
 	       (unsigned long long)sum.requests, (unsigned long long)sum.keys, (unsigned long long)sum.relays,
-	       (unsigned long long)sum.bytes_voided);
+	       (unsigned long long)sum.bytes_voided,
+	       (unsigned long long)sum.pad_lost, (unsigned long long)sum.pad_unsent);
 	return failed > 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

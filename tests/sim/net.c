@@ -87,11 +87,21 @@ struct notice {
 	bool up;
 };
 
+static void count_lost(struct call *c)
+{
+	const struct km_relay *m = c->message;
+
+	for (uint32_t i = 0; i < m->pad_count; i++)
+		c->sim->stats.pad_lost += m->pads[i].len;
+}
+
 static void call_over(struct call *c, enum status s, const void *answer)
 {
 	if (c->over)
 		return;
 	c->over = true;
+	if (c->m == KM_RELAY && (s != ST_OK || ((const struct km_answer *)answer)->err.status != ST_OK))
+		count_lost(c);
 	if (c->injected != NULL)
 		*c->injected = s == ST_OK ? ((const struct km_answer *)answer)->err.status : s;
 	if (c->answered == NULL)

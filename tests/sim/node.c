@@ -310,6 +310,7 @@ void sim_start(struct node *n)
 	n->party.alive = true; /* for its own works */
 	if (km_new(&n->km, &o, &e) != ST_OK)
 		sim_violation(s, "%s does not start: %s", n->party.name, e.text);
+	n->incarnations++;
 	sim_say(s, "%s starts", n->party.name);
 }
 

@@ -42,6 +42,20 @@ SCENARIO void end(struct sim *s)
 	sim_free(s);
 }
 
+/* What was lost on the way, in bytes, is no more than that. */
+SCENARIO void end_with_loss(struct sim *s, uint64_t keys, uint64_t pad)
+{
+	struct sim_stats stats;
+
+	sim_settle(s);
+	sim_stats(s, &stats);
+	assert_int_equal(sim_violations(s), 0);
+	assert_in_range(stats.bytes_voided, 0, keys);
+	assert_in_range(stats.pad_lost, 0, pad);
+	assert_int_equal(stats.pad_unsent, 0);
+	sim_free(s);
+}
+
 /* No key is stocked ahead for far nodes: each request relays. */
 SCENARIO void on_demand(struct sim_options *o)
 {

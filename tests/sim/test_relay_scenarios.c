@@ -26,7 +26,7 @@ static void neighbours_share_keys(void **state)
 	(void)state;
 	assert_int_equal(ask(s, 0, 1, NS_PER_S), ST_OK);
 	assert_int_equal(ask(s, 1, 0, NS_PER_S), ST_OK);
-	end(s);
+	end_with_loss(s, 0, 0);
 }
 
 static void far_nodes_share_keys(void **state)
@@ -47,7 +47,7 @@ static void on_demand_over_two_hops(void **state)
 
 	(void)state;
 	assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
-	end(s);
+	end_with_loss(s, 0, 0);
 }
 
 static void with_reservations(struct sim_options *o)
@@ -191,7 +191,7 @@ static void completion_lost(void **state)
 	sim_set_hook(s, strike, &v);
 	assert_int_equal(ask(s, 0, 2, 5 * NS_PER_S), ST_OK); /* the verification tells that it is there */
 	assert_int_equal(v.left, 0);
-	end(s);
+	end_with_loss(s, 0, 0);
 }
 
 static const enum km_message between[] = { KM_LINK_OPEN, KM_LINK_SYNC, KM_ALLOCATE, KM_RELAY,       KM_COMPLETION,
@@ -479,6 +479,87 @@ static void no_path(void **state)
 	end(s);
 }
 
+/* ---- what those who ask are told --------------------------------------------------------------------------------------------- */
+
+struct failure {
+	const char *what;
+	enum km_message lost; /* KM_MESSAGES: none */
+	enum sim_fate fate;
+	void (*happens)(struct sim *s);
+	enum status told;
+};
+
+static void far_end_is_dead(struct sim *s)
+{
+	sim_kill(sim_node(s, 2));
+}
+
+static void middle_is_dead(struct sim *s)
+{
+	sim_kill(sim_node(s, 1));
+}
+
+static void no_controller(struct sim *s)
+{
+	sim_kill_controller(s, SIM_ALL);
+}
+
+static void far_link_is_cut(struct sim *s)
+{
+	sim_cut(s, 1, 2, UINT64_MAX);
+}
+
+static void store_is_full(struct sim *s)
+{
+	const struct sim_faults f = { .storage_full = 1000 };
+
+	sim_set_faults(s, &f);
+}
+
+static void no_way(struct sim *s)
+{
+	const struct sim_faults f = { .control_no_route = 1000 };
+
+	sim_set_faults(s, &f);
+}
+
+/* One request over two hops, and what its application is told. */
+static void every_failure_has_its_status(void **state)
+{
+	static const struct failure failures[] = {
+		{ "nothing", KM_MESSAGES, FATE_DICE, NULL, ST_OK },
+		{ "the far end is dead", KM_MESSAGES, FATE_DICE, far_end_is_dead, ST_PEER_UNREACHABLE },
+		{ "the node between is dead", KM_MESSAGES, FATE_DICE, middle_is_dead, ST_LINK_DOWN },
+		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE },
+		{ "the controller knows no way", KM_MESSAGES, FATE_DICE, no_way, ST_NO_ROUTE },
+		{ "the controller is away", KM_MESSAGES, FATE_DICE, no_controller, ST_NO_ROUTE },
+		{ "the store takes nothing", KM_MESSAGES, FATE_DICE, store_is_full, ST_STORAGE },
+		{ "relays are lost", KM_RELAY, FATE_DROP, NULL, ST_TIMED_OUT },
+		{ "answers to relays are lost", KM_RELAY, FATE_DROP_ANSWER, NULL, ST_OK },
+		{ "completions are lost", KM_COMPLETION, FATE_DROP, NULL, ST_OK },
+		{ "verifications are lost", KM_VERIFY, FATE_DROP, NULL, ST_TIMED_OUT },
+		{ "assignments are lost", KM_ASSIGN, FATE_DROP, NULL, ST_TIMED_OUT },
+		{ "answers to assignments are lost", KM_ASSIGN, FATE_DROP_ANSWER, NULL, ST_TIMED_OUT },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
+		const struct failure *f = &failures[i];
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+		struct victim v = { .m = f->lost, .fate = f->fate, .left = 1000 };
+		uint32_t told;
+
+		sim_set_hook(s, strike, &v);
+		if (f->happens != NULL)
+			f->happens(s);
+		sim_run(s, NS_PER_S);
+		told = ask(s, 0, 2, 3 * NS_PER_S);
+		if (told != f->told)
+			fail_msg("%s: told %s, not %s", f->what, status_name((enum status)told), status_name(f->told));
+		end(s);
+	}
+}
+
 /* ---- all of it at random ------------------------------------------------------------------------------------------------- */
 
 static unsigned schedule_fails(uint64_t seed)
@@ -554,6 +635,7 @@ int main(void)
 		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
 		cmocka_unit_test(no_path),
+		cmocka_unit_test(every_failure_has_its_status),
 		cmocka_unit_test(schedules_that_failed),
 		cmocka_unit_test(random_schedules),
 	};
