@@ -19,6 +19,8 @@
 #include "session.h"
 #include "trace.h"
 
+#define JUST_NOW_NS (50 * NS_PER_US)
+
 enum { MAX_RECORD = 2 * 1024 * 1024, CHANNEL_PROGRAMS_MAX = 16 };
 
 struct waiter { /* on the stack of the thread that waits */
@@ -41,6 +43,7 @@ struct rtls_channel {
 	struct rtls_identity self;
 	struct waiter *waiters; /* by xid */
 	bool reading;           /* some thread is */
+	uint64_t read_at;       /* something, last */
 	bool dead;
 	char why[256];          /* it is dead */
 	uint32_t next_xid;
@@ -253,6 +256,7 @@ static void read_all(struct rtls_channel *ch)
 			die(ch, e.text);
 			return;
 		}
+		ch->read_at = clock_ns(CLOCK_MONOTONIC);
 		take_records(ch);
 	} while (!ch->dead && tls_has_pending(ch->session.tls));
 }
@@ -357,21 +361,23 @@ static void waiter_init(struct waiter *w, uint32_t xid)
 	w->xid = xid;
 }
 
-/* Or an end of input. */
-static bool has_input(const struct rtls_channel *ch)
+/* Or an end of input. Nobody asks at once after the last answer: to look costs as much as to send. */
+static bool has_input(const struct rtls_channel *ch, uint64_t now)
 {
 	char byte;
 
+	if (now - ch->read_at < JUST_NOW_NS)
+		return false;
 	return recv(ch->session.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
 	       (errno != EAGAIN && errno != EWOULDBLOCK);
 }
 
 static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, struct message_call *header,
-                                  xdrproc_t xdr_args, void *args, uint64_t deadline)
+                                  xdrproc_t xdr_args, void *args, uint64_t now, uint64_t deadline)
 {
 	bool sent;
 
-	if (!ch->reading && has_input(ch))
+	if (!ch->reading && has_input(ch, now))
 		read_all(ch); /* shows whether the peer has closed, while the call is still unsent */
 	if (ch->dead)
 		return RPC_CANTSEND;
@@ -456,14 +462,14 @@ static enum clnt_stat client_call(CLIENT *client, rpcproc_t procedure, xdrproc_t
 		                       .procedure = procedure,
 		                       .flavor = FLAVOR_AUTH_NONE };
 	struct waiter w = { .xdr_result = xdr_result, .result = result };
-	uint64_t deadline = clock_ns(CLOCK_MONOTONIC);
+	uint64_t now = clock_ns(CLOCK_MONOTONIC), deadline;
 	enum clnt_stat stat;
 
 	if (c->timeout.tv_sec >= 0)
 		timeout = c->timeout;
-	deadline += (uint64_t)timeout.tv_sec * NS_PER_S + (uint64_t)timeout.tv_usec * NS_PER_US;
+	deadline = now + (uint64_t)timeout.tv_sec * NS_PER_S + (uint64_t)timeout.tv_usec * NS_PER_US;
 	pthread_mutex_lock(&ch->lock);
-	stat = remember(ch, &w, locked_call(ch, &w, &header, xdr_args, args, deadline));
+	stat = remember(ch, &w, locked_call(ch, &w, &header, xdr_args, args, now, deadline));
 	pthread_mutex_unlock(&ch->lock);
 	return stat;
 }
