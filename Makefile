@@ -57,8 +57,8 @@ $(BUILD)/idl/%.o: $(BUILD)/idl/%.c $(IDL_HEADERS)
 # ---- libraries --------------------------------------------------------------------------------
 BASE     := address base confine daemon env_event env_virtual file id log secret status
 CONF     := conf conf_value
-RPC      := buffer call channel conn deadline dispatch endpoint gate lookup message party peer record rpcbind session tls \
-	trace traffic turn wipe
+RPC      := buffer call channel client conn deadline dispatch endpoint gate lookup message party peer record \
+	rpcbind session tls trace traffic turn wipe
 OTP      := otp
 KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory master note pool rotate \
 	row seal store stream sweep undo value voids

@@ -1,10 +1,10 @@
 /*
- * channel.c - one connection for threads that may wait: the CLIENT under rpcgen's client stubs.
+ * channel.c - one connection for threads that may wait.
  *
  * Any thread sends. Of the threads that wait for replies one reads, for all; when its own reply has
  * come it passes the reading on. The lock is never held while waiting for the socket.
  */
-#include "rtls.h"
+#include "channel.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -52,15 +52,6 @@ struct rtls_channel {
 	unsigned program_count;
 	char *host_name, *role, *name;
 };
-
-struct client {
-	CLIENT is;
-	struct rtls_channel *channel;
-	uint32_t program, version;
-	struct timeval timeout; /* set by CLSET_TIMEOUT; else tv_sec is -1 */
-};
-
-static _Thread_local struct err last_error;
 
 /* ---- time -------------------------------------------------------------------------------------- */
 
@@ -373,8 +364,9 @@ static bool has_input(const struct rtls_channel *ch, uint64_t now)
 }
 
 static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, struct message_call *header,
-                                  xdrproc_t xdr_args, void *args, uint64_t now, uint64_t deadline)
+                                  const struct channel_call *c, uint64_t now)
 {
+	uint64_t deadline = now + c->timeout_ns;
 	bool sent;
 
 	if (!ch->reading && has_input(ch, now))
@@ -383,7 +375,7 @@ static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, str
 		return RPC_CANTSEND;
 	waiter_init(w, ch->next_xid++);
 	header->xid = w->xid;
-	if (!put_call(ch, w, header, xdr_args, args)) {
+	if (!put_call(ch, w, header, c->xdr_args, c->args)) {
 		pthread_cond_destroy(&w->wake);
 		return RPC_CANTENCODEARGS;
 	}
@@ -399,144 +391,59 @@ static enum clnt_stat locked_call(struct rtls_channel *ch, struct waiter *w, str
 	return ch->dead ? RPC_CANTRECV : RPC_TIMEDOUT;
 }
 
-/* ---- errors ------------------------------------------------------------------------------------ */
+/* ---- for client.c ------------------------------------------------------------------------------ */
 
-static enum clnt_stat remember(struct rtls_channel *ch, const struct waiter *w, enum clnt_stat stat)
+static void explain(const struct rtls_channel *ch, const struct waiter *w, enum clnt_stat stat,
+                    struct err *e)
 {
 	switch (stat) {
 	case RPC_SUCCESS:
-		last_error = (struct err){ .status = ST_OK };
+		*e = (struct err){ .status = ST_OK };
 		break;
 	case RPC_TIMEDOUT:
-		err_set(&last_error, ST_TIMED_OUT, "%s/%s did not answer in time", ch->role, ch->name);
+		err_set(e, ST_TIMED_OUT, "%s/%s did not answer in time", ch->role, ch->name);
 		break;
 	case RPC_CANTSEND:
 	case RPC_CANTRECV:
-		err_set(&last_error, stat == RPC_CANTSEND ? ST_PEER_UNREACHABLE : ST_TRANSPORT,
+		err_set(e, stat == RPC_CANTSEND ? ST_PEER_UNREACHABLE : ST_TRANSPORT,
 		        "the connection to %s/%s was lost: %s", ch->role, ch->name, ch->why);
 		break;
 	case RPC_AUTHERROR:
-		err_set(&last_error, ST_DENIED, "%s/%s does not let %s/%s do this (authentication error %d)",
+		err_set(e, ST_DENIED, "%s/%s does not let %s/%s do this (authentication error %d)",
 		        ch->role, ch->name, ch->self.role, ch->self.name, w->error.re_why);
 		break;
 	case RPC_PROGUNAVAIL:
 	case RPC_PROCUNAVAIL:
 	case RPC_PROGVERSMISMATCH:
-		err_set(&last_error, ST_UNSUPPORTED, "%s/%s does not serve this: %s", ch->role, ch->name,
+		err_set(e, ST_UNSUPPORTED, "%s/%s does not serve this: %s", ch->role, ch->name,
 		        clnt_sperrno(stat));
 		break;
 	case RPC_CANTENCODEARGS:
 	case RPC_CANTDECODEARGS:
-		err_set(&last_error, ST_BAD_REQUEST, "calling %s/%s: %s", ch->role, ch->name,
+		err_set(e, ST_BAD_REQUEST, "calling %s/%s: %s", ch->role, ch->name,
 		        clnt_sperrno(stat));
 		break;
 	default:
-		err_set(&last_error, ST_TRANSPORT, "calling %s/%s: %s", ch->role, ch->name,
+		err_set(e, ST_TRANSPORT, "calling %s/%s: %s", ch->role, ch->name,
 		        clnt_sperrno(stat));
 	}
-	return stat;
 }
 
-enum status rtls_channel_error(CLIENT *client, struct err *e)
+enum clnt_stat channel_call(struct rtls_channel *ch, const struct channel_call *c, struct err *e)
 {
-	(void)client;
-	if (e != NULL)
-		*e = last_error;
-	return last_error.status;
-}
-
-/* ---- the CLIENT -------------------------------------------------------------------------------- */
-
-static struct client *client_of(CLIENT *client)
-{
-	return container_of(client, struct client, is);
-}
-
-static enum clnt_stat client_call(CLIENT *client, rpcproc_t procedure, xdrproc_t xdr_args, void *args,
-                                  xdrproc_t xdr_result, void *result, struct timeval timeout)
-{
-	struct client *c = client_of(client);
-	struct rtls_channel *ch = c->channel;
 	struct message_call header = { .program = c->program,
 		                       .version = c->version,
-		                       .procedure = procedure,
+		                       .procedure = c->procedure,
 		                       .flavor = FLAVOR_AUTH_NONE };
-	struct waiter w = { .xdr_result = xdr_result, .result = result };
-	uint64_t now = clock_ns(CLOCK_MONOTONIC), deadline;
+	struct waiter w = { .xdr_result = c->xdr_result, .result = c->result };
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
 	enum clnt_stat stat;
 
-	if (c->timeout.tv_sec >= 0)
-		timeout = c->timeout;
-	deadline = now + (uint64_t)timeout.tv_sec * NS_PER_S + (uint64_t)timeout.tv_usec * NS_PER_US;
 	pthread_mutex_lock(&ch->lock);
-	stat = remember(ch, &w, locked_call(ch, &w, &header, xdr_args, args, now, deadline));
+	stat = locked_call(ch, &w, &header, c, now);
+	explain(ch, &w, stat, e);
 	pthread_mutex_unlock(&ch->lock);
 	return stat;
-}
-
-static void client_abort(CLIENT *client)
-{
-	(void)client;
-}
-
-static void client_error(CLIENT *client, struct rpc_err *error)
-{
-	static const enum clnt_stat stats[] = {
-		[ST_OK] = RPC_SUCCESS,
-		[ST_BAD_REQUEST] = RPC_CANTDECODEARGS,
-		[ST_DENIED] = RPC_AUTHERROR,
-		[ST_PEER_UNREACHABLE] = RPC_CANTSEND,
-		[ST_TIMED_OUT] = RPC_TIMEDOUT,
-		[ST_UNSUPPORTED] = RPC_PROGUNAVAIL,
-		[ST_TRANSPORT] = RPC_CANTRECV,
-	};
-
-	(void)client;
-	memset(error, 0, sizeof *error);
-	error->re_status = stats[last_error.status];
-}
-
-static bool_t client_free_result(CLIENT *client, xdrproc_t xdr, void *result)
-{
-	(void)client;
-	rtls_wipe(xdr, result);
-	return TRUE;
-}
-
-static void client_destroy(CLIENT *client)
-{
-	free(client_of(client));
-}
-
-static bool_t client_control(CLIENT *client, u_int request, void *info)
-{
-	struct client *c = client_of(client);
-
-	switch (request) {
-	case CLSET_TIMEOUT:
-		c->timeout = *(const struct timeval *)info;
-		return TRUE;
-	case CLGET_TIMEOUT:
-		*(struct timeval *)info = c->timeout;
-		return TRUE;
-	default:
-		return FALSE;
-	}
-}
-
-CLIENT *rtls_channel_client(struct rtls_channel *ch, uint32_t program, uint32_t version)
-{
-	static struct clnt_ops ops = { client_call,        client_abort,   client_error,
-		                       client_free_result, client_destroy, client_control };
-	struct client *c = xcalloc(1, sizeof *c);
-
-	c->is.cl_ops = &ops;
-	c->is.cl_auth = authnone_create();
-	c->channel = ch;
-	c->program = program;
-	c->version = version;
-	c->timeout.tv_sec = -1;
-	return &c->is;
 }
 
 /* ---- opening and closing ----------------------------------------------------------------------- */

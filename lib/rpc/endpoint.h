@@ -137,7 +137,8 @@ struct party *party_find(struct rtls_endpoint *ep, const char *role, const char 
 void party_call_begins(struct party *p); /* a deferred one */
 void party_call_ends(struct party *p);
 bool party_has_too_many(const struct party *p); /* unanswered calls, to begin another */
-void party_look_around(struct rtls_endpoint *ep, uint64_t now); /* how many calls the others have unanswered */
+/* Now and then: how many calls the others have unanswered. */
+void party_look_around(struct rtls_endpoint *ep, uint64_t now);
 
 void turn_add(struct rtls_conn *conn); /* it has something to do */
 void turn_pause(struct rtls_conn *conn); /* it has, but must not before traffic_resume */

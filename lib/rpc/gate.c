@@ -1,10 +1,11 @@
 /*
  * gate.c - who has not shown yet who it is: bounds on accepting connections and on handshakes.
  *
- * A handshake costs a millisecond of processor, whoever asks for it, and everybody else waits meanwhile. So
- * they are let in one by one at a bounded rate, in turns by where they come from, and at a lower one from each
- * address: many at one address wait for each other, and one at another address hardly for them. Where there is no
- * room for a connection, the oldest from the address that has most of those that wait makes room.
+ * A handshake costs a millisecond of processor, whoever asks for it, and everybody else waits meanwhile.
+ * So they are let in one by one at a bounded rate, in turns by where they come from, and at a lower one
+ * from each address: many at one address wait for each other, and one at another address hardly for them.
+ * Where there is no room for a connection, the oldest from the address that has most of those that wait
+ * makes room.
  */
 #include "endpoint.h"
 

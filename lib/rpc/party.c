@@ -2,9 +2,9 @@
  * party.c - one identity and all its connections.
  *
  * What one may take of an endpoint is bounded for its identity, however many connections it opens: their
- * number, and the calls that wait for their answers. While others of its role have calls waiting too, it may
- * have hardly more of them than the busiest of these: what stands behind the handlers serves calls in the order
- * in which they came, and a flood would be most of them.
+ * number, and the calls that wait for their answers. While others of its role have calls waiting too, it
+ * may have hardly more of them than the busiest of these: what stands behind the handlers serves calls in
+ * the order in which they came, and a flood would be most of them.
  */
 #include "endpoint.h"
 

@@ -50,7 +50,7 @@ static const char *openssl_reason(void)
 	return reason != NULL ? reason : "unknown reason";
 }
 
-/* Before a call into OpenSSL whose failure will be asked for. Clearing an empty queue costs more than it should. */
+/* Before a call into OpenSSL whose failure will be asked for. Clearing costs much even where nothing is there. */
 static void forget_errors(void)
 {
 	if (ERR_peek_error() != 0)

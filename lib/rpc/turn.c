@@ -1,14 +1,15 @@
 /*
  * turn.c - whose turn it is: deficit round robin over identities.
  *
- * What became readable in a turn of the loop is handled at its end. Every identity may have so many units of work
- * done, about a microsecond each, whatever number of connections it has; what it used beyond that it owes. Who
- * had more to do than that is greedy until all of it is done, and comes after the modest. Where the modest had
- * something to do the greedy together get half of that; where they had not, a little that grows until they have.
+ * What became readable in a turn of the loop is handled at its end. Every identity may have so many units
+ * of work done, about a microsecond each, whatever number of connections it has; what it used beyond that
+ * it owes. Who had more to do than that is greedy until all of it is done, and comes after the modest.
+ * Where the modest had something to do the greedy together get half of that; where they had not, a little
+ * that grows until they have.
  *
- * While somebody modest of its role is served, who is greedy gets a third of the time at most, even if nobody
- * else wants the rest just now: a client that floods burns its own processor for each answer, and where that is
- * also the modest one's, or the way to it is, being served first is not enough.
+ * While somebody modest of its role is served, who is greedy gets a third of the time at most, even if
+ * nobody else wants the rest just now: a client that floods burns its own processor for each answer, and
+ * where that is also the modest one's, or the way to it is, being served first is not enough.
  *
  * Units are counted, not measured: a clock would charge a connection for what else the machine did.
  */

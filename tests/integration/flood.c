@@ -3,8 +3,8 @@
  *
  *	flood CONNECTIONS IN-FLIGHT [DESTINATION]
  *
- * Keeps so many calls in flight until it is killed: key requests for DESTINATION, or null calls. The environment
- * says who it is, as for libqkdn.
+ * Keeps so many calls in flight until it is killed: key requests for DESTINATION, or null calls. The
+ * environment says who it is, as for libqkdn.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,9 @@
  *
  *	polite DESTINATION THREADS
  *
- * The environment says who it is, as for libqkdn. For each line on standard input, a number of milliseconds, it
- * requests keys for that long, one at a time in each thread, and prints how many it got. A refusal ends it.
+ * The environment says who it is, as for libqkdn. For each line on standard input, a number of
+ * milliseconds, it requests keys for that long, one at a time in each thread, and prints how many it got.
+ * A refusal ends it.
  */
 #include <err.h>
 #include <pthread.h>

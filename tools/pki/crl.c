@@ -38,7 +38,9 @@ static enum status read_list(const char *path, X509_CRL **list, struct err *e)
 	BIO_free(bio);
 	free(text);
 	ERR_clear_error();
-	return *list != NULL ? ST_OK : err_set(e, ST_CONFIGURATION, "%s: holds no list of revoked certificates", path);
+	if (*list == NULL)
+		return err_set(e, ST_CONFIGURATION, "%s: holds no list of revoked certificates", path);
+	return ST_OK;
 }
 
 static bool add_entry(X509_CRL *list, X509 *x, ASN1_TIME *now)
