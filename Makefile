@@ -369,7 +369,7 @@ lint:
 	$(Q)$(MAKE) BUILD=$(BUILD)/lint CFLAGS=-Werror all
 	$(Q)cppcheck --quiet --error-exitcode=1 --inline-suppr --enable=warning,portability --suppress=missingIncludeSystem \
 		--suppress=unknownMacro --suppress=uninitvar --suppress=autoVariables --suppress=ctuuninitvar \
-		--suppress=ctunullpointer -D_GNU_SOURCE $(filter -I%,$(CPPFLAGS)) lib client server tools
+		--suppress=ctunullpointer -D_GNU_SOURCE -D__$(shell uname -m)__ $(filter -I%,$(CPPFLAGS)) lib client server tools
 
 # For checks and scripts.
 print-programs:

@@ -324,13 +324,14 @@ static void choose(struct transit *t);
 /* A hop of its way that failed: as a node behind this one tells, or the first. */
 static void exclude(struct transit *t, const char *to, const struct km_hop *told)
 {
+	const struct km_hop first = { t->km->name, to }, *failed = &first;
 	uint32_t i = t->excluded_count;
-	bool on_route = false;
 
 	for (uint32_t n = 0; told != NULL && t->whole_route && n + 1 < t->node_count; n++)
-		on_route |= strcmp(t->nodes[n], told->from) == 0 && strcmp(t->nodes[n + 1], told->to) == 0;
-	snprintf(t->failed_from, sizeof t->failed_from, "%s", on_route ? told->from : t->km->name);
-	snprintf(t->failed_to, sizeof t->failed_to, "%s", on_route ? told->to : to);
+		if (strcmp(t->nodes[n], told->from) == 0 && strcmp(t->nodes[n + 1], told->to) == 0)
+			failed = told;
+	snprintf(t->failed_from, sizeof t->failed_from, "%s", failed->from);
+	snprintf(t->failed_to, sizeof t->failed_to, "%s", failed->to);
 	if (i == ARRAY_LEN(t->excluded))
 		return;
 	strcpy(t->excluded[i].from, t->failed_from);
