@@ -48,6 +48,14 @@ class Pki(Case):
         self.assertEqual(self.verify("app1", "-purpose", "sslclient").returncode, 0)
         self.assertNotEqual(self.verify("app1", "-purpose", "sslserver").returncode, 0)
 
+    def test_another_role_s_certificate_is_not_written_over(self):
+        run("qkdn-pki", "issue", self.pki, "km", "alice")
+        done = run("qkdn-pki", "issue", self.pki, "module", "alice", check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("of role km: give another --out", done.stderr)
+        self.assertEqual(self.show("alice")["identity"], "spiffe://lab.qkdn/km/alice")
+        run("qkdn-pki", "issue", self.pki, "km", "alice")  # its own is renewed
+
     def test_expired_on_purpose(self):
         run("qkdn-pki", "issue", self.pki, "km", "late", "--days", "-1")
         self.assertTrue(self.show("late")["expired"])

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ca.h"
 #include "command.h"
@@ -130,6 +131,23 @@ static error_t parse_issue(int key, char *value, struct argp_state *state)
 	}
 }
 
+/* An old certificate of the same holder may be written over; a module's must not take the place of a KM's. */
+static enum status check_holder(const char *prefix, const char *role, struct err *e)
+{
+	char *path = xasprintf("%s.crt", prefix), has[64] = "";
+	enum status status = ST_OK;
+	X509 *old;
+
+	if (access(path, F_OK) == 0 && ca_read_certificate(path, &old, e) == ST_OK) {
+		X509_NAME_get_text_by_NID(X509_get_subject_name(old), NID_organizationalUnitName, has, sizeof has);
+		if (strcmp(has, role) != 0)
+			status = err_set(e, ST_CONFIGURATION, "%s is there already, of role %s: give another --out", path, has);
+		X509_free(old);
+	}
+	free(path);
+	return status;
+}
+
 int pki_issue(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
@@ -157,7 +175,9 @@ int pki_issue(int argc, char **argv)
 	o.request.prefix = prefix;
 	o.request.dns_names = o.dns_names;
 	o.request.addresses = o.addresses;
-	status = ca_issue(ca, &o.request, &e);
+	status = check_holder(prefix, o.request.role, &e);
+	if (status == ST_OK)
+		status = ca_issue(ca, &o.request, &e);
 	free(prefix);
 	ca_free(ca);
 	return status == ST_OK ? 0 : failed(&e);
