@@ -4,7 +4,7 @@
  *
  *	what both hold is the same;
  *	what the source may still use the destination holds, too: no key is supplied that the far end lacks;
- *	the destination has seen nothing used beyond the source's cursor: no pad and no key is used twice.
+ *	of a link the destination has seen nothing used beyond the source's cursor: no pad is used twice.
  *
  *	store_check [--most BYTES] NODE/STORE MASTER-KEY…
  *
@@ -20,7 +20,7 @@
 #include "keystore.h"
 #include "log.h"
 
-enum { POOLS_MOST = 512, STORES_MOST = 64, STEP = 1024 };
+enum { POOLS_MOST = 512, STORES_MOST = 256, STEP = 1024 };
 
 static struct store {
 	struct ks *ks;
@@ -135,37 +135,11 @@ static void tell(const char *what, const struct store *s, const struct ks_pool *
 	exit(1);
 }
 
-/* Reads a pool at a, and at b where that has it, too; returns the bytes at a, and in *both those at both. */
-static uint64_t walk(struct store *a, const struct ks_pool *p, struct store *b, uint64_t *both)
-{
-	bool is_source = strcmp(p->desc.source, a->name) == 0;
-	uint64_t there = 0;
-
-	for (uint64_t at = first_piece(p); within(p, at); at += STEP) {
-		struct piece here = { .pool = p->desc.id, .offset = at }, far = here;
-
-		if (!have_piece(a, &here))
-			continue;
-		there += STEP;
-		if (b != NULL && have_piece(b, &far)) {
-			if (memcmp(here.bytes.bytes, far.bytes.bytes, STEP) != 0)
-				tell("not what the other end holds", a, p, at);
-			*both += STEP;
-		} else if (b != NULL && is_source) {
-			tell("the destination lacks it", a, p, at);
-		}
-		secret_free(&here.bytes);
-		secret_free(&far.bytes);
-	}
-	return there;
-}
-
 struct seen {
 	struct id pool;
 	uint64_t used;
 };
 
-/* How far the destination has seen the pool used (km_link.c). */
 static enum status read_used(struct ks_txn *t, void *arg)
 {
 	struct seen *s = arg;
@@ -178,13 +152,44 @@ static enum status read_used(struct ks_txn *t, void *arg)
 	return ST_OK;
 }
 
-static void check_cursor(struct store *source, const struct ks_pool *p, struct store *destination)
+/*
+ * How far the destination has seen the pool used (km_link.c). Of a link that is never beyond the source's cursor.
+ * A KSA pool's source may be killed between an assignment and its own commit (doc/key-supply.md): what lies
+ * between is voided at both ends when it opens the pool.
+ */
+static uint64_t used_of(struct store *source, const struct ks_pool *p, struct store *destination)
 {
 	struct seen seen = { p->desc.id, 0 };
 
 	ks_submit(destination->ks, read_used, ignore, &seen);
-	if (seen.used > p->head)
+	if (p->desc.kind != KS_POOL_KSA && seen.used > p->head)
 		tell("its cursor is behind what was used of it, and would use it again", source, p, seen.used);
+	return seen.used;
+}
+
+/* Reads a pool at a, and at b where that has it, too; returns the bytes at a, and in *both those at both. */
+static uint64_t walk(struct store *a, const struct ks_pool *p, struct store *b, uint64_t *both)
+{
+	bool is_source = b != NULL && strcmp(p->desc.source, a->name) == 0;
+	uint64_t there = 0, used = is_source ? used_of(a, p, b) : 0;
+
+	for (uint64_t at = first_piece(p); within(p, at); at += STEP) {
+		struct piece here = { .pool = p->desc.id, .offset = at }, far = here;
+
+		if (!have_piece(a, &here))
+			continue;
+		there += STEP;
+		if (b != NULL && have_piece(b, &far)) {
+			if (memcmp(here.bytes.bytes, far.bytes.bytes, STEP) != 0)
+				tell("not what the other end holds", a, p, at);
+			*both += STEP;
+		} else if (is_source && (p->desc.kind != KS_POOL_KSA || at >= used)) {
+			tell("the destination lacks it", a, p, at);
+		}
+		secret_free(&here.bytes);
+		secret_free(&far.bytes);
+	}
+	return there;
 }
 
 /* ---- all of them ------------------------------------------------------------------------------------------ */
@@ -224,9 +229,7 @@ int main(int argc, char **argv)
 				there += here;
 				first_both += both;
 			}
-			if (other != NULL && strcmp(p->desc.source, stores[i].name) == 0)
-				check_cursor(&stores[i], p, other);
-			else if (other != NULL)
+			if (other != NULL && strcmp(p->desc.source, stores[i].name) != 0)
 				alone += here - both;
 		}
 	printf("pools %zu bytes %llu both %llu alone %llu\n", stores[0].count, (unsigned long long)there,

@@ -33,6 +33,16 @@ links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "fixed"; fi
 km_settings = "missing_block_grace = \\"300 ms\\"; keys = { link_max_stock = \\"8 MiB\\"; };";
 """
 
+# Keys for far applications are relayed, by order of controllers that are killed like all others.
+LINE = """
+nodes = ( { name = "alice"; applications = [ "app1" ]; }, { name = "bob"; },
+          { name = "carol"; applications = [ "app2" ]; } );
+links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "fixed"; fixed_rate = 20000000.0; },
+          { name = "bob-carol"; between = [ "bob", "carol" ]; rate = "fixed"; fixed_rate = 20000000.0; } );
+control = "%s";
+km_settings = "missing_block_grace = \\"300 ms\\"; keys = { link_max_stock = \\"8 MiB\\"; };";
+"""
+
 
 def setUpModule():
     """A network and mounts of our own where we may: nobody takes a port while its daemon is dead."""
@@ -79,8 +89,8 @@ class Crash(Case):
         super().setUp()
         self.random = random.Random(SEED)
 
-    def up(self):
-        self.lab = Lab(write(self.path("topology.conf"), TOPOLOGY), self.path("lab"))
+    def up(self, topology=TOPOLOGY):
+        self.lab = Lab(write(self.path("topology.conf"), topology), self.path("lab"))
         self.addCleanup(self.lab.down)
 
     def kill(self, names, number=signal.SIGKILL):
@@ -167,6 +177,21 @@ class Crash(Case):
             self.assertGreater(both, there * 0.8, f"{there - both} bytes of {there} are at one end only")
             print(f"{kills} kills; {told}; {sum(given_up)} bytes given up on {len(given_up)} occasions; "
                   f"{both} bytes in {pools} pools alike", file=sys.stderr)
+
+    def test_kill_on_a_line(self):
+        """Any daemon of three nodes and their controllers, while every key is relayed over the one between."""
+        print(f"QKDN_CRASH_SEED={SEED}", file=sys.stderr)
+        with self.subTest(seed=SEED):
+            self.up(LINE % self.random.choice(["centralized", "distributed"]))
+            self.keys_flow()
+            load = Load(self, self.lab)
+            kills = self.kill_for(SECONDS / 2)
+            self.keys_flow()
+            told = self.check(load.finish(self))
+            self.keys_flow()
+            self.kill([name for name in self.lab.running() if name.endswith("/kmd")])
+            alone = self.lab.check_stores()
+            print(f"{kills} kills; {told}; {alone} bytes at destinations alone", file=sys.stderr)
 
     def test_copies_taken_at_any_moment(self):
         """As if all writing had stopped there: the writer is stopped while its files are copied."""
