@@ -1,4 +1,24 @@
-"""Hostile peers at a key manager: each gets a refusal or a closed connection, and applications get their keys meanwhile."""
+"""Hostile peers at a key manager: each gets a refusal or a closed connection, and applications get their keys
+meanwhile, at no less than half their rate.
+
+What it is                                        what it gets (Hostile)            what others have (Meanwhile)
+wrong record marks, endless or empty fragments,   bad_records_inside_tls…,          bad_records,
+  oversized records                                 garbage_before_tls…               garbage_in_cleartext
+truncated and random XDR                          random_arguments…                 random_arguments
+bytes behind the probe                            garbage_before_tls…               garbage_in_cleartext
+no ALPN, wrong CA, expired certificate            only_good_certificates…           bad_certificates
+right CA but wrong role                           a_role_may_do…                    random_arguments
+right CA but wrong name                           another_name                      another_name
+cleartext calls                                   cleartext_is_refused              calls_in_cleartext
+a probe inside TLS                                a_role_may_do…                    random_arguments
+slow handshakes, thousands of idle connections    thousands_of_idle_connections     idle_connections, many_handshakes
+no more file descriptors                          …without_descriptors (Meanwhile)  …without_descriptors
+a peer that never reads                           who_never_reads…                  never_reads
+a flood from one application                      –                                 flood, of null calls and of key requests,
+                                                                                    on few connections and on many
+A log that stays bounded: logs_are_bounded, and after each of Meanwhile. A peer whose key manager's certificate is of
+another role or name, and the records and handshakes of lib/rpc one by one: tests/unit/test_rpc_refusals.c.
+"""
 import multiprocessing
 import os
 import random
