@@ -173,6 +173,7 @@ static void send_call(struct rtls_conn *conn, const struct rtls_call *call)
 	HASH_ADD(hh, conn->calls, xid, sizeof p->xid, p);
 	deadline_set(&ep->deadlines, &p->deadline, call->timeout_ns);
 	traffic_flush_later(conn);
+	traffic_resume(conn); /* its answer is to be read */
 }
 
 void rtls_call(struct rtls_conn *conn, const struct rtls_call *call)

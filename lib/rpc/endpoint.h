@@ -136,7 +136,7 @@ void parties_orphan(struct rtls_endpoint *ep); /* it ends; calls may still be an
 struct party *party_find(struct rtls_endpoint *ep, const char *role, const char *name);
 void party_call_begins(struct party *p); /* a deferred one */
 void party_call_ends(struct party *p);
-bool party_has_too_many(const struct party *p); /* unanswered calls, to begin another */
+bool party_has_too_many(const struct rtls_conn *conn, bool is_paused); /* unanswered calls, to begin another */
 /* Now and then: how many calls the others have unanswered. */
 void party_look_around(struct rtls_endpoint *ep, uint64_t now);
 

@@ -135,9 +135,13 @@ static unsigned may_be_unanswered(const struct party *p)
 	return others > ALWAYS_UNANSWERED || ALWAYS_UNANSWERED > most ? others : ALWAYS_UNANSWERED;
 }
 
-bool party_has_too_many(const struct party *p)
+/* Where answers to calls from here are awaited behind its own calls, these may be what they wait for. */
+bool party_has_too_many(const struct rtls_conn *conn, bool is_paused)
 {
-	return p->unanswered >= may_be_unanswered(p);
+	const struct party *p = conn->party;
+	unsigned most = conn->calls != NULL ? p->ep->options.max_unanswered : may_be_unanswered(p);
+
+	return p->unanswered >= (is_paused ? most - most / 4 : most);
 }
 
 void party_call_begins(struct party *p)
@@ -150,14 +154,8 @@ void party_call_begins(struct party *p)
 void party_call_ends(struct party *p)
 {
 	struct rtls_conn *conn, *next;
-	unsigned allowed;
 
 	p->unanswered--;
-	if (p->paused == NULL || p->ep == NULL)
-		return;
-	allowed = may_be_unanswered(p);
-	if (p->unanswered >= allowed - allowed / 4)
-		return;
 	DL_FOREACH_SAFE2 (p->paused, conn, next, queue_next)
 		traffic_resume(conn);
 }

@@ -3,7 +3,7 @@
  *
  * Everything that is put into a connection's output within one turn of the loop leaves in one go at
  * its end: under pipelining that is a factor of ten. A peer that does not take its output, or has too
- * many unanswered calls, is not read until that changes; its answers to calls from here still count.
+ * many unanswered calls, is not read until that changes.
  */
 #include "endpoint.h"
 
@@ -12,14 +12,18 @@ enum { UNITS_A_RECORD = 1, UNITS_A_READ = 3, UNITS_A_WRITE = 6, BYTES_A_UNIT = 2
 
 /* ---- output ------------------------------------------------------------------------------------ */
 
-static bool has_too_much(const struct rtls_conn *conn, size_t high_water)
+/* To handle another of its calls; less is too much where it is paused. */
+static bool has_too_much(const struct rtls_conn *conn, bool is_paused)
 {
-	return buffer_len(&conn->session.out) > high_water || party_has_too_many(conn->party);
+	size_t high_water = conn->ep->options.output_high_water;
+
+	return buffer_len(&conn->session.out) > (is_paused ? high_water / 2 : high_water) ||
+	       party_has_too_many(conn, is_paused);
 }
 
 void traffic_resume(struct rtls_conn *conn)
 {
-	if (conn->queue == QUEUE_PAUSED && !has_too_much(conn, conn->ep->options.output_high_water / 2))
+	if (conn->queue == QUEUE_PAUSED && !has_too_much(conn, true))
 		turn_add(conn);
 }
 
@@ -126,7 +130,7 @@ static enum progress process(struct rtls_conn *conn, int *slice)
 	while (next_record(conn, &record, &len)) {
 		bool is_call = len >= RECORD_XID_LEN && message_is_call(record);
 
-		if (is_call && has_too_much(conn, conn->ep->options.output_high_water)) {
+		if (is_call && has_too_much(conn, false)) {
 			pause_reading(conn);
 			return STOPPED;
 		}

@@ -85,6 +85,7 @@ bool_t echo_never_1_svc(echo_args *args, echo_result *result, struct svc_req *rq
 	(void)args;
 	(void)result;
 	s->held = rtls_defer(rq);
+	s->all_held[s->held_count++ % ARRAY_LEN(s->all_held)] = s->held;
 	return FALSE;
 }
 

@@ -22,7 +22,9 @@ extern const struct rtls_program echo_program;
 struct server {
 	struct env *env;
 	struct rtls_endpoint *ep;
-	struct rtls_deferred *held; /* of ECHO_NEVER */
+	struct rtls_deferred *held; /* the last of ECHO_NEVER */
+	struct rtls_deferred *all_held[64];
+	unsigned held_count;
 	unsigned calls;
 	char last_caller[NAME_MAX_LEN + 1];
 };

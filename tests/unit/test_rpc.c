@@ -187,6 +187,63 @@ static void ask_next(struct asker *a)
 	rtls_peer_call(a->peer, &call);
 }
 
+static void forget(enum status s, void *result, void *arg)
+{
+	(void)s;
+	(void)result;
+	(void)arg;
+}
+
+static void never(struct rtls_conn *conn, struct both *b)
+{
+	echo_args args = { .text = "never" };
+	struct rtls_call call = echo_call(b, ECHO_NEVER, &args);
+
+	call.timeout_ns = 10 * NS_PER_S;
+	call.done = forget;
+	rtls_call(conn, &call);
+}
+
+static void who_has_more_calls_waiting_than_others_waits(void **state)
+{
+	struct rtls_peer_options o = { .role = "km", .name = "bob", .host = "127.0.0.1", .program = ECHO,
+		                       .version = ECHO_V1 };
+	echo_args args = { .text = "from here" };
+	struct server carol;
+	struct rtls_peer *peer;
+	struct rtls_call call;
+	struct both b;
+
+	(void)state;
+	both_start(&b, NULL);
+	server_start(&carol, b.env, "km", "carol", NULL);
+	o.port = rtls_port(b.bob.ep);
+	b.waiting = 1;
+	peer = rtls_peer_new(carol.ep, &o);
+	run(&b);
+	while (!rtls_peer_is_up(peer))
+		run_for(&b, NS_PER_MS);
+	never(rtls_find_conn(carol.ep, "km", "bob"), &b);
+	run_for(&b, 50 * NS_PER_MS);
+	never(rtls_find_conn(carol.ep, "km", "bob"), &b); /* what carol has waiting is seen */
+	run_for(&b, 50 * NS_PER_MS);
+	for (int i = 0; i < 50; i++)
+		never(rtls_find_conn(b.alice.ep, "km", "bob"), &b);
+	run_for(&b, 50 * NS_PER_MS);
+	assert_int_equal(b.bob.held_count, 2 + 32);
+	call = echo_call(&b, ECHO_NOW, &args); /* whose answer comes behind those that were not taken */
+	b.waiting = 1;
+	rtls_call(rtls_find_conn(b.bob.ep, "km", "alice"), &call);
+	run(&b);
+	assert_int_equal(b.status, ST_OK);
+	assert_string_equal(b.text, "from here");
+	assert_int_equal(b.bob.held_count, 2 + 50);
+	for (unsigned i = 0; i < b.bob.held_count; i++)
+		rtls_reply(b.bob.all_held[i], (xdrproc_t)xdr_echo_result, &(echo_result){ .text = strdup("late") });
+	rtls_endpoint_free(carol.ep);
+	both_stop(&b);
+}
+
 static void a_flood_waits_for_the_modest(void **state)
 {
 	enum { FLOOD = 20000, MODEST = 10 };
@@ -384,6 +441,7 @@ int main(void)
 		cmocka_unit_test(a_call_times_out_and_a_late_reply_is_dropped),
 		cmocka_unit_test(a_lost_connection_fails_its_calls_and_comes_back),
 		cmocka_unit_test(many_calls_wait_for_each_other_in_no_order),
+		cmocka_unit_test(who_has_more_calls_waiting_than_others_waits),
 		cmocka_unit_test(a_flood_waits_for_the_modest),
 		cmocka_unit_test(ipv6_and_names_lead_there_too),
 		cmocka_unit_test(every_message_leaves_a_line),
