@@ -18,6 +18,7 @@
  * second time.
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +51,7 @@ static struct {
 } ends[2];
 
 static FILE *journal;
-static volatile bool over;
+static atomic_bool over;
 
 static void pause_ms(unsigned ms)
 {

@@ -4,7 +4,7 @@ them at random moments; a disk that fills up; a store copied at any moment, or p
 Two applications request keys of each other all the time (key_load.c) and fetch them. Afterwards nothing
 may be lost that was acknowledged, nothing delivered twice, nothing differ, and keys flow without help.
 
-QKDN_CRASH_SECONDS (default 25) and QKDN_CRASH_SEED (printed) say for how long, and what; `make soak` is
+QKDN_CRASH_SECONDS (default 60) and QKDN_CRASH_SEED (printed) say for how long, and what; `make soak` is
 this for longer.
 """
 import collections
@@ -22,7 +22,7 @@ import unittest
 
 from qkdn_test import BUILD, Case, Lab, eventually, program, run, write
 
-SECONDS = float(os.environ.get("QKDN_CRASH_SECONDS", "25"))
+SECONDS = float(os.environ.get("QKDN_CRASH_SECONDS", "60"))
 SEED = int(os.environ.get("QKDN_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2 ** 31)
 APPS = "app1", "app2"
 KMS = "alice/kmd", "bob/kmd"
