@@ -409,6 +409,7 @@ static bool recoverable(struct store *x, uint64_t index)
 	size_t len;
 	struct err e;
 
+	place[10] = (uint8_t)(index >> 8);
 	place[11] = (uint8_t)index;
 	assert_int_equal(file_read(path, 64 << 20, &bytes, &len, &e), ST_OK);
 	assert_int_equal(file_read_secret(x->master, 32, &master, &e), ST_OK);
@@ -528,6 +529,24 @@ static void what_void_below_gave_up_is_erased_too(void **state)
 	assert_false(recoverable(x, 8));
 }
 
+/* More than a step of the sweep does: a rotation waits for the round's end. */
+static void much_that_was_given_up_is_erased_too(void **state)
+{
+	enum { CHUNKS = 600 };
+	struct store *x = *state;
+
+	fill(x, 1, CHUNKS * CHUNK_BYTES);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_VOID_BELOW,
+						  .pool = pool_id(1),
+						  .offset = (CHUNKS - 1) * CHUNK_BYTES}),
+			 ST_OK);
+	rotate(x);
+	for (uint64_t i = 0; i < CHUNKS - 1; i += 37)
+		assert_false(recoverable(x, i));
+	assert_false(recoverable(x, CHUNKS - 2));
+	assert_true(recoverable(x, CHUNKS - 1));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, lmdb_set_up, store_tear_down)
@@ -544,6 +563,7 @@ int main(void)
 	    TEST(the_bound_on_the_file_is_kept),
 	    TEST(spent_keys_cannot_be_recovered),
 	    TEST(what_void_below_gave_up_is_erased_too),
+	    TEST(much_that_was_given_up_is_erased_too),
 	    TEST(flipped_bits_never_give_wrong_keys),
 	};
 
