@@ -406,7 +406,7 @@ static void a_channel_tells_why_a_call_failed(void **state)
 	struct rtls_credentials *c = test_pki_credentials(echo_pki, "app", "app1");
 	echo_args args = { .text = "x" };
 	echo_result result = { .text = NULL };
-	struct timeval short_time = { 0, 50000 };
+	struct timeval short_time = { 0, 50000 }, long_time = { 10, 0 };
 	struct background g;
 	struct rtls_channel *ch;
 	CLIENT *client;
@@ -422,6 +422,7 @@ static void a_channel_tells_why_a_call_failed(void **state)
 	clnt_control(client, CLSET_TIMEOUT, (char *)&short_time);
 	assert_int_equal(echo_never_1(&args, &result, client), RPC_TIMEDOUT);
 	assert_int_equal(rtls_channel_error(client, &e), ST_TIMED_OUT);
+	clnt_control(client, CLSET_TIMEOUT, (char *)&long_time);
 	assert_int_equal(echo_now_1(&args, &result, client), RPC_SUCCESS);
 	clnt_freeres(client, (xdrproc_t)xdr_echo_result, (char *)&result);
 	clnt_destroy(client);
