@@ -56,6 +56,23 @@ static void bytes_between_differing_blocks(void **state)
 	end(s);
 }
 
+static void slow_and_hungry(struct sim_options *o)
+{
+	o->faults.slow = 500;
+	o->request_interval = 20 * NS_PER_MS;
+	o->limits.fill_most = 4096; /* many at once */
+}
+
+/* What is under way is not cleared at the destination by what overtakes it: nothing is lost where nothing fails. */
+static void allocations_overtake_one_another(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, slow_and_hungry);
+
+	(void)state;
+	sim_run(s, 20 * NS_PER_S);
+	end_with_loss(s, 0, 0);
+}
+
 /* ---- what comes too late ----------------------------------------------------------------------------------- */
 
 /* km001 has no pad for it, and has when a copy of the message comes: by then the source has given it up. */
@@ -181,6 +198,7 @@ int main(void)
 		cmocka_unit_test(blocks_missing_at_both_ends),
 		cmocka_unit_test(most_blocks_at_one_end_only),
 		cmocka_unit_test(bytes_between_differing_blocks),
+		cmocka_unit_test(allocations_overtake_one_another),
 		cmocka_unit_test(a_copy_of_a_refused_relay),
 		cmocka_unit_test(keys_expire_whatever_happens),
 		cmocka_unit_test(transactions_that_fail),
