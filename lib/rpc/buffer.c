@@ -14,7 +14,7 @@ static void buffer_grow(struct buffer *b, size_t n)
 
 	while (room - len < n)
 		room *= 2;
-	bytes = xcalloc(1, room);
+	bytes = xrealloc(NULL, room); /* not zeroed: only what was written is read or sent */
 	if (len > 0)
 		memcpy(bytes, buffer_at(b, 0), len);
 	buffer_free(b);

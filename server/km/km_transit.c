@@ -154,7 +154,7 @@ struct km_relay *relay_copy(const struct km_relay *m)
 		text += strlen(strings[i]) + 1;
 	for (uint32_t i = 0; i < m->route.count; i++)
 		text += strlen(m->route.nodes[i]) + 1;
-	c = xcalloc(1, sizeof *c + names + pads + text + m->len);
+	c = xrealloc(NULL, sizeof *c + names + pads + text + m->len); /* all of it is written */
 	*c = *m;
 	nodes = (const char **)(c + 1);
 	c->pads = memcpy((char *)nodes + names, m->pads, pads);
@@ -444,7 +444,7 @@ static void depart(struct transit *t, const char *to)
 		d->have_text = true;
 		secret_copy(&d->text, t->text.bytes, t->text.len);
 	}
-	d->ciphertext = xcalloc(1, t->len);
+	d->ciphertext = xrealloc(NULL, t->len);
 	strcpy(d->link, l->view.name);
 	for (uint32_t i = 0; i < t->node_count; i++)
 		t->names[i] = t->nodes[i];
