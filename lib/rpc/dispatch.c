@@ -344,15 +344,22 @@ static bool send_deferred(struct rtls_deferred *d, xdrproc_t xdr, void *result)
 	return true;
 }
 
-bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result)
+bool rtls_reply_lent(struct rtls_deferred *d, xdrproc_t xdr, void *result)
 {
 	struct rtls_conn *conn = d->conn;
 	bool sent = !conn->closed && send_deferred(d, xdr, result);
 
-	rtls_wipe(xdr, result);
 	conn->unanswered--;
 	party_call_ends(conn->party);
 	conn_release(conn);
 	free(d);
+	return sent;
+}
+
+bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result)
+{
+	bool sent = rtls_reply_lent(d, xdr, result);
+
+	rtls_wipe(xdr, result);
 	return sent;
 }

@@ -124,6 +124,8 @@ int rtls_freeresult(SVCXPRT *xprt, xdrproc_t xdr, char *result);
 struct rtls_deferred;
 struct rtls_deferred *rtls_defer(struct svc_req *rq);
 bool rtls_reply(struct rtls_deferred *d, xdrproc_t xdr, void *result);
+/* The same with a result that stays the caller's: neither wiped nor freed. */
+bool rtls_reply_lent(struct rtls_deferred *d, xdrproc_t xdr, void *result);
 
 /* ---- calling ----------------------------------------------------------------------------------- */
 

@@ -20,27 +20,30 @@ static const struct rtls_procedure procedures[] = {
 
 const struct rtls_program wire_ak = { QKDN_AK, QKDN_AK_V1, "Ak", qkdn_ak_1, procedures, true };
 
-static void keys_result(const struct km_answer *answer, void *result)
+enum { KEYS_ON_STACK = 4 };
+
+/* Encodes the keys from where they lie: each copy of a key is one more to wipe. */
+static void keys_answered(const struct km_answer *answer, void *arg)
 {
 	const struct km_keys *keys = (const struct km_keys *)answer;
-	ak_keys_result *r = result;
-	const uint8_t *bytes = keys->bytes;
+	uint32_t count = answer->err.status == ST_OK ? keys->count : 0;
+	ak_key some[KEYS_ON_STACK], *list = count <= KEYS_ON_STACK ? some : xcalloc(count, sizeof *list);
+	ak_keys_result r = { .keys = { count, list } };
+	uint8_t *bytes = (uint8_t *)(uintptr_t)keys->bytes;
 
-	wire_outcome(answer, &r->outcome);
-	if (answer->err.status != ST_OK)
-		return;
-	r->keys.keys_len = keys->count;
-	r->keys.keys_val = xcalloc(keys->count, sizeof *r->keys.keys_val);
-	for (uint32_t i = 0; i < keys->count; i++) {
-		ak_key *k = &r->keys.keys_val[i];
+	r.outcome.status = (qkdn_status)answer->err.status;
+	r.outcome.text = (char *)(uintptr_t)answer->err.text;
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t len = keys->key_lens != NULL ? keys->key_lens[i] : keys->key_len;
 
-		wire_id(&keys->key_ids[i], k->key_id);
-		k->bytes.qkdn_key_len = len;
-		k->bytes.qkdn_key_val = xcalloc(1, len); /* rtls_reply wipes it */
-		memcpy(k->bytes.qkdn_key_val, bytes, len);
+		wire_id(&keys->key_ids[i], list[i].key_id);
+		list[i].bytes.qkdn_key_len = len;
+		list[i].bytes.qkdn_key_val = (char *)bytes;
 		bytes += len;
 	}
+	rtls_reply_lent(arg, (xdrproc_t)xdr_ak_keys_result, &r);
+	if (list != some)
+		free(list);
 }
 
 bool_t ak_key_request_1_svc(ak_key_request_args *a, ak_keys_result *result, struct svc_req *rq)
@@ -58,7 +61,7 @@ bool_t ak_key_request_1_svc(ak_key_request_args *a, ak_keys_result *result, stru
 	for (u_int i = 0; i < a->extensions.extensions_len; i++)
 		if (a->extensions.extensions_val[i].mandatory)
 			m.mandatory_extension = a->extensions.extensions_val[i].name;
-	return wire_receive(rq, KM_KEY_REQUEST, &m, keys_result, (xdrproc_t)xdr_ak_keys_result);
+	return wire_receive_as(rq, KM_KEY_REQUEST, &m, keys_answered);
 }
 
 bool_t ak_key_request_with_id_1_svc(ak_key_request_with_id_args *a, ak_keys_result *result, struct svc_req *rq)
@@ -71,7 +74,7 @@ bool_t ak_key_request_with_id_1_svc(ak_key_request_with_id_args *a, ak_keys_resu
 		                            .count = a->key_ids.key_ids_len };
 
 	(void)result;
-	return wire_receive(rq, KM_KEY_REQUEST_WITH_ID, &m, keys_result, (xdrproc_t)xdr_ak_keys_result);
+	return wire_receive_as(rq, KM_KEY_REQUEST_WITH_ID, &m, keys_answered);
 }
 
 static void status_result(const struct km_answer *answer, void *result)

@@ -66,6 +66,16 @@ bool_t wire_receive(struct svc_req *rq, enum km_message m, const void *message, 
 	return FALSE;
 }
 
+bool_t wire_receive_as(struct svc_req *rq, enum km_message m, const void *message, km_reply answered)
+{
+	struct wire *w = rtls_context(rq);
+	char from[NAME_MAX_LEN + 1];
+
+	strcpy(from, rtls_caller(rq)->name);
+	km_receive(w->km, m, from, message, answered, rtls_defer(rq));
+	return FALSE;
+}
+
 /* ---- outbound --------------------------------------------------------------------------------------------- */
 
 struct outbound {

@@ -31,6 +31,9 @@ enum { WIRE_RESULT_MAX = 256 }; /* no generated result is larger */
 bool_t wire_receive(struct svc_req *rq, enum km_message m, const void *message, wire_answer to_result,
                     xdrproc_t xdr_result);
 
+/* The same for an answer that is encoded as it is: answered replies to the struct rtls_deferred that is its arg. */
+bool_t wire_receive_as(struct svc_req *rq, enum km_message m, const void *message, km_reply answered);
+
 /* ---- outbound: one row per message that a KM sends ---------------------------------------------------- */
 
 struct wire_row {
