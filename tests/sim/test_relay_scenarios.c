@@ -289,16 +289,25 @@ static void relay_of_a_stranger(void **state)
 	struct km_relay m = { .source = "km000", .destination = "km002", .relayer = "km000", .relay_case = 2,
 		              .shares = 1, .route = { 2, nodes }, .expires = UINT64_MAX, .link = "km001-km002",
 		              .pad_count = 1, .pads = &pad, .ciphertext = bytes, .len = sizeof bytes };
-	uint32_t result[3];
+	const char *back[] = { "km000", "km002", "km001" };
+	uint32_t result[6];
 
 	(void)state;
 	sim_inject(s, KM_RELAY, 0, 2, &m, &result[0]); /* over a link that is not its own */
+	sim_inject(s, KM_RELAY, 1, 2, &m, &result[3]); /* by a node that is not on the route */
 	m.route = (struct km_route){ 3, around };
 	sim_inject(s, KM_RELAY, 0, 2, &m, &result[1]); /* a hop is left out */
 	sim_inject(s, KM_RELAY, 1, 2, &m, &result[2]); /* the right way, without the pad */
+	m.route.count = 2;
+	sim_inject(s, KM_RELAY, 1, 2, &m, &result[4]); /* to a node that is not on the route */
+	m.route = (struct km_route){ 3, back };
+	m.hops_left = 3;
+	sim_inject(s, KM_RELAY, 1, 2, &m, &result[5]); /* where it has been before */
 	sim_run(s, NS_PER_S);
 	assert_int_equal(result[0], ST_DENIED);
 	assert_int_equal(result[1], ST_DENIED);
+	for (int i = 3; i < 6; i++)
+		assert_int_equal(result[i], ST_DENIED);
 	assert_true(result[2] != ST_OK && result[2] != UINT32_MAX);
 	end(s);
 }
