@@ -262,10 +262,11 @@ $(BUILD)/bench/bench_demand: $(BUILD)/tests/bench/bench_demand.o $(LIBQKDN_STATI
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-bench: all $(BENCHES:%=$(BUILD)/bench/%) $(BUILD)/bench/bench_supply $(BUILD)/bench/bench_demand $(BUILD)/bench/bench_keystore
+bench: all $(BENCHES:%=$(BUILD)/bench/%) $(BUILD)/bench/bench_supply $(BUILD)/bench/bench_demand $(BUILD)/bench/bench_keystore \
+		$(BUILD)/tests/unit/test_controller
 	$(Q)if $(PKG_CONFIG) --exists grpc++; then $(MAKE) $(BUILD)/bench/grpc_null; fi
 	$(Q)BUILD=$(BUILD) tests/bench/run $(BUILD)/bench.json $(BENCHES:%=$(BUILD)/bench/%) tests/bench/bench_daemons \
-		tests/bench/bench_relay
+		tests/bench/bench_relay tests/bench/bench_settled
 $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/test_pki.o $(BUILD)/libinternal.a
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
