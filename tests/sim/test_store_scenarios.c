@@ -27,7 +27,7 @@ static void blocks_missing_at_both_ends(void **state)
 
 static void most_missing(struct sim_options *o)
 {
-	o->faults.missing = 700;
+	o->faults.missing = 850;
 	o->block_interval = 20 * NS_PER_MS;
 }
 
