@@ -287,6 +287,7 @@ static size_t one_step(struct ks *ks, const uint8_t *data, size_t size)
 	if (s.anew) {
 		chunks_drop_all(ks);
 		rows_drop_all(ks);
+		ks->attempted = UINT64_MAX; /* as if no commit were in doubt */
 		ks->reload = true;
 	}
 	return STEP + s.used;
