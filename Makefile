@@ -124,7 +124,7 @@ PROGRAMS += qkdn-keyreq
 qkdn-keyreq := tools/command.c tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdn-kmd
-KM := km km_link km_stock km_ingest km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_route km_relay km_control km_supply km_assign km_fetch km_status
+KM := km km_link km_stock km_ingest km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_route km_share km_relay km_control km_supply km_assign km_fetch km_status
 qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/km_kq.c server/km/km_kx1.c \
 	server/km/km_kx2.c server/km/km_ck.c server/km/km_mk.c server/km/km_conf.c server/km/kmd.c
 
@@ -274,7 +274,7 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
-SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios store_scenarios supply_scenarios)
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios store_scenarios supply_scenarios share_scenarios)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller

@@ -74,14 +74,14 @@ void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void
 
 /* ---- pools -------------------------------------------------------------------------------- */
 
-enum ks_pool_kind { KS_POOL_LINK, KS_POOL_AUTH, KS_POOL_KSA };
+enum ks_pool_kind { KS_POOL_LINK, KS_POOL_AUTH, KS_POOL_KSA, KS_POOL_SHARE };
 
 struct ks_pool_desc {
 	struct id id;
 	enum ks_pool_kind kind;
 	char source[NAME_MAX_LEN + 1];      /* KM at the sending end: only it chooses ranges */
 	char destination[NAME_MAX_LEN + 1]; /* KM at the receiving end */
-	char link[NAME_MAX_LEN + 1];        /* QKD link, "" for KS_POOL_KSA */
+	char link[NAME_MAX_LEN + 1];        /* QKD link, "" for KS_POOL_KSA and KS_POOL_SHARE */
 };
 
 struct ks_pool {

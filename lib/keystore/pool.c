@@ -71,7 +71,7 @@ static bool pool_is_consistent(const struct ks *ks, const struct pool *pool)
 	struct pool *same;
 
 	HASH_FIND(by_number, ks->pools.by_number, &pool->number, sizeof pool->number, same);
-	return same == NULL && x->desc.kind <= KS_POOL_KSA && x->head <= x->ready && x->ready <= x->tail &&
+	return same == NULL && x->desc.kind <= KS_POOL_SHARE && x->head <= x->ready && x->ready <= x->tail &&
 	       x->tail <= OFFSET_LIMIT && x->stock <= x->ready - x->head && x->unready <= x->tail - x->ready &&
 	       (x->retired || pool->now.swept <= x->head);
 }
@@ -253,7 +253,7 @@ enum status ks_pool_create(struct ks_txn *t, const struct ks_pool_desc *d)
 		return ST_KEY_GONE;
 	if (p != NULL)
 		return same_desc(&p->now.pub.desc, d) ? ST_OK : ST_CONFLICT;
-	if (d->kind > KS_POOL_KSA || !name_is_valid(d->source) || !name_is_valid(d->destination) ||
+	if (d->kind > KS_POOL_SHARE || !name_is_valid(d->source) || !name_is_valid(d->destination) ||
 	    (d->link[0] != '\0' && !name_is_valid(d->link)))
 		return ST_BAD_REQUEST;
 	p = xcalloc(1, sizeof *p);

@@ -26,14 +26,14 @@ struct pending {
 
 /* ---- trace ------------------------------------------------------------------------------------- */
 
-static void trace_message(const struct pending *p, bool sent, const char *status)
+static void trace_message(const struct pending *p, bool sent, const char *name, const char *status)
 {
 	const struct rtls_endpoint *ep = p->conn->ep;
 	const struct rtls_identity *peer = &p->conn->session.peer.identity;
 	const struct trace_message m = { .utc_ns = env_utc(ep->env),
 		                         .id = p->trace,
 		                         .reference_point = p->program->is.reference_point,
-		                         .name = sent ? p->procedure->request : p->procedure->response,
+		                         .name = name,
 		                         .from = sent ? &ep->self : peer,
 		                         .to = sent ? peer : &ep->self,
 		                         .sent = sent,
@@ -56,7 +56,7 @@ static void trace_call(struct pending *p, const uint8_t *args, size_t len)
 	p->program = program;
 	p->procedure = right->procedure;
 	memcpy(p->trace.bytes, args, ID_LEN);
-	trace_message(p, true, NULL);
+	trace_message(p, true, right_call_name(right, args, len), NULL);
 }
 
 /* ---- ends of calls ----------------------------------------------------------------------------- */
@@ -243,7 +243,7 @@ static enum status outcome_of(const struct message_reply *reply)
 static void finish(struct pending *p, enum status s, const char *token)
 {
 	if (p->program != NULL)
-		trace_message(p, false, token);
+		trace_message(p, false, p->procedure->response, token);
 	p->call.done(s, s == ST_OK ? p->result : NULL, p->call.arg);
 	if (s == ST_OK)
 		rtls_wipe(p->call.xdr_result, p->result);

@@ -45,7 +45,7 @@ static void trace_call(const struct request *r)
 	const struct trace_message m = { .utc_ns = env_utc(ep->env),
 		                         .id = r->trace,
 		                         .reference_point = r->program->is.reference_point,
-		                         .name = r->procedure->request,
+		                         .name = right_call_name(&r->program->rights[r->procedure->number], r->args, r->args_len),
 		                         .from = &r->conn->session.peer.identity,
 		                         .to = &ep->self };
 

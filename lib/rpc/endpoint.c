@@ -246,6 +246,20 @@ void rtls_add_program(struct rtls_endpoint *ep, const struct rtls_program *progr
 	ep->programs = p;
 }
 
+void rtls_name_calls(struct rtls_endpoint *ep, uint32_t program, uint32_t version, uint32_t procedure,
+                     rtls_call_name name)
+{
+	struct program *p = endpoint_program(ep, program, version);
+
+	if (p != NULL && procedure < p->count)
+		p->rights[procedure].name = name;
+}
+
+const char *right_call_name(const struct right *r, const uint8_t *args, size_t len)
+{
+	return r->name != NULL ? r->name(args, len) : r->procedure->request;
+}
+
 struct program *endpoint_program(struct rtls_endpoint *ep, uint32_t number, uint32_t version)
 {
 	struct program *p;

@@ -20,7 +20,11 @@ enum { ROLES_MAX = 64, PROCEDURES_MAX = 256, ADDRESS_TEXT_MAX = 64 };
 struct right {
 	const struct rtls_procedure *procedure; /* NULL: no such procedure */
 	uint64_t roles;                         /* a bit for each role that may call it */
+	rtls_call_name name;                    /* NULL: the procedure's */
 };
+
+/* Of a call, for the trace. */
+const char *right_call_name(const struct right *r, const uint8_t *args, size_t len);
 
 struct program {
 	struct rtls_program is;

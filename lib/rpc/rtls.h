@@ -95,6 +95,12 @@ void rtls_set_credentials(struct rtls_endpoint *ep, struct rtls_credentials *c);
  * A program without a dispatch is only named to the trace, for calls out. */
 void rtls_add_program(struct rtls_endpoint *ep, const struct rtls_program *program, void *context);
 
+/* Names the calls of a procedure for the trace where their arguments, as they are on the wire, say more than the
+ * table; valid until the next. The endpoint's thread alone calls it. */
+typedef const char *(*rtls_call_name)(const uint8_t *args, size_t len);
+void rtls_name_calls(struct rtls_endpoint *ep, uint32_t program, uint32_t version, uint32_t procedure,
+                     rtls_call_name name);
+
 /* address: "192.0.2.1:7001" or "[::1]:7001"; port 0 picks one, which rtls_port then tells. */
 MUST_CHECK enum status rtls_listen(struct rtls_endpoint *ep, const char *address, struct err *e);
 uint16_t rtls_port(const struct rtls_endpoint *ep); /* of the first listener */

@@ -353,9 +353,9 @@ static enum status find_routes(struct controller *c, const struct controller_rou
 
 	l->min_stock = pad_for(r->len);
 	*count = search(c, r, l, routes);
-	if (*count > 0)
+	if (*count >= (r->shares > 1 ? r->shares : 1))
 		return ST_OK;
-	l->min_stock = 0;
+	l->min_stock = 0; /* for shares, many count for more */
 	*count = search(c, r, l, routes);
 	if (*count > 0)
 		return ST_OK;

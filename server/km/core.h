@@ -170,6 +170,9 @@ MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const s
  * its method: allocation from the link to a neighbour (km_allocate.c), relay (km_relay.c), or, in case 1,
  * reservation and allocation by a controller (km_control.c).
  */
+struct transit_end;
+struct split;
+
 enum fill_method { FILL_ALLOCATION = 1, FILL_RELAY, FILL_RESERVATION };
 
 enum fill_stage {
@@ -208,6 +211,8 @@ struct fill {
 	struct env_timer *timer;
 	void (*again)(struct fill *f); /* what the timer does */
 	struct transit *transit;       /* FILL_RELAY: the attempt under way */
+	struct split *split;           /* or it is under way in shares */
+	uint32_t shares;               /* 0: as one */
 	bool remembered;               /* it went the way that the controller gave before it was away */
 	km_reply reply;                /* FILL_RESERVATION: the controller waits for this */
 	void *reply_arg;
@@ -236,6 +241,8 @@ struct ksa_pool {
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets */
 	uint64_t in_flight;    /* bytes of them */
+	uint32_t shares;       /* a relay is split into so many; 1: not */
+	bool shares_required;  /* or is not begun */
 	uint64_t relay_most;   /* bytes of a relay: halved where pad was short on the way, doubled where it was not */
 	uint64_t try_again_at; /* monotonic: no new fill before */
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
@@ -293,6 +300,9 @@ void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
 /* The methods' beginnings. */
 void allocation_send(struct fill *f);
 void relay_send(struct fill *f);
+void relay_send_whole(struct fill *f); /* not in shares, whatever the policy says */
+void relay_refused(struct fill *f, const struct transit_end *end);
+enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
 void relay_abandon(struct fill *f);
 
 /* ---- relay: km_transit.c (a range on its way over this node), km_relay.c (its ends) ------------------------ */
@@ -302,7 +312,8 @@ struct transit;
 enum transit_origin {
 	FROM_KSA_POOL, /* the source: the range stands in its KSA pool (case 2) */
 	FROM_LINK,     /* the second node in case 1: the range is keys shared with the first */
-	FROM_RELAY     /* a node on the way */
+	FROM_RELAY,    /* a node on the way */
+	FROM_SHARE     /* the source: a share of a range */
 };
 
 /* What is known of a transit when it begins; names and route are copied. */
@@ -312,6 +323,9 @@ struct transit_plan {
 	const char *source, *destination, *relayer;
 	uint64_t ksa_offset, expires;
 	uint32_t len, relay_case;
+	struct id group; /* shares > 1: this is a share */
+	uint32_t share, shares;
+	struct secret *text; /* FROM_SHARE: taken over */
 	struct km_route route; /* hops_left 0: whole, or empty where it has to be asked for; else the nodes visited */
 	uint32_t hops_left;
 	/* FROM_LINK, FROM_RELAY: where the range or its pad lies */
@@ -364,7 +378,28 @@ typedef void (*way_found)(void *arg, enum status s, const char *text, const stru
 void way_find(struct km *km, const struct way_query *q, way_found found, void *arg);
 /* That hop failed: other ways are remembered first. */
 void way_failed(struct km *km, const char *destination, const struct km_hop *hop);
+
+/* Node-disjoint routes, at most as many as wanted and KM_SHARES_MAX; else as way_find. */
+typedef void (*ways_found)(void *arg, enum status s, const char *text, const struct km_route *routes, uint32_t count,
+                           bool remembered);
+void ways_find_disjoint(struct km *km, const struct way_query *q, uint32_t wanted, ways_found found, void *arg);
+/* A copy that lives by itself; free() frees all of it. */
+struct km_route *route_copy(const struct km_route *r);
 void ways_forget(struct km *km);
+
+/* ---- shares: km_share.c (doc/shares.md) ------------------------------------------------------------------------ */
+
+void shares_send(struct fill *f);
+void shares_abandon(struct fill *f);
+
+/* At the destination; they run in works. share_keep stores a share, or joins the range where it completes it. */
+MUST_CHECK enum status share_keep(struct ks_txn *t, const struct km_relay *m, const struct secret *text, bool *joined);
+/* Wipes what is staged of a range, and it will not be filled; of all below ready; of the pool. */
+MUST_CHECK enum status shares_void(struct ks_txn *t, const struct id *ksa_pool, uint64_t offset, uint64_t len);
+MUST_CHECK enum status shares_settle(struct ks_txn *t, const struct id *ksa_pool, uint64_t ready);
+MUST_CHECK enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool);
+/* Wipes groups whose time is over, some in a call; *bytes: how much. */
+MUST_CHECK enum status shares_expire(struct ks_txn *t, uint64_t utc_now, uint64_t *bytes);
 
 /* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
 void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
@@ -447,6 +482,9 @@ struct km {
 	struct control control;
 	struct known_destination *known; /* ways to them */
 	struct transit *transits;
+	struct km_peer_options *peers; /* those with a policy of their own */
+	size_t peer_count;
+	bool has_shares; /* shares have been staged here: there are pools for them */
 	struct env_timer *tick;
 	unsigned ticks;
 	bool expiring, rotating;

@@ -179,14 +179,17 @@ void km_module_up(struct km *km, const char *module, bool up)
 
 struct expiry {
 	struct km *km;
-	uint64_t now, bytes;
+	uint64_t now, bytes, shares;
 };
 
 static enum status expiry_work(struct ks_txn *t, void *arg)
 {
 	struct expiry *x = arg;
 
-	return ks_expire(t, x->now, EXPIRE_ROWS, &x->bytes);
+	enum status s = ks_expire(t, x->now, EXPIRE_ROWS, &x->bytes);
+
+	x->shares = 0;
+	return s == ST_OK ? shares_expire(t, x->now, &x->shares) : s;
 }
 
 static void expiry_done(enum status s, void *arg)
@@ -198,6 +201,8 @@ static void expiry_done(enum status s, void *arg)
 		x->km->counters.bytes_voided += x->bytes;
 		log_info("%llu bytes of keys were not fetched in time and are voided", (unsigned long long)x->bytes);
 	}
+	if (s == ST_OK && x->shares > 0)
+		log_info("%llu bytes of shares are wiped: the others did not come in time", (unsigned long long)x->shares);
 	free(x);
 }
 
@@ -354,6 +359,7 @@ static void take_over_pool(struct km *km, const struct loaded_pool *loaded)
 	const struct ks_pool_desc *d = &loaded->pool.desc;
 	struct ksa_pool *p;
 
+	km->has_shares |= d->kind == KS_POOL_SHARE;
 	if (d->kind != KS_POOL_KSA || loaded->pool.retired)
 		return;
 	if (strcmp(d->destination, km->name) == 0) {
@@ -486,6 +492,10 @@ enum status km_new(struct km **out, const struct km_options *o, struct err *e)
 	km->wire_ctx = o->wire_ctx;
 	km->limits = o->limits;
 	km->control.name = o->controller ? xstrdup(o->controller) : NULL;
+	km->peers = xcalloc(o->peer_count, sizeof *km->peers);
+	for (; km->peer_count < o->peer_count; km->peer_count++)
+		km->peers[km->peer_count] = (struct km_peer_options){ xstrdup(o->peers[km->peer_count].name),
+			                                              o->peers[km->peer_count].shares };
 	km->ready = o->ready;
 	km->ready_arg = o->ready_arg;
 	km->tick = env_timer_new(km->env, tick, km);
@@ -551,6 +561,9 @@ void km_free(struct km *km)
 	}
 	ways_forget(km);
 	transits_free(km);
+	for (size_t i = 0; i < km->peer_count; i++)
+		free((char *)km->peers[i].name);
+	free(km->peers);
 	env_timer_free(km->env, km->tick);
 	free(km->control.name);
 	free(km);

@@ -37,6 +37,12 @@ struct km_link_options {
 	uint32_t block_size;        /* bytes, a multiple of 64 */
 };
 
+/* A policy of its own for relays to that KM. */
+struct km_peer_options {
+	const char *name;
+	uint32_t shares; /* 1: a relay is not split */
+};
+
 struct km_application_options {
 	const char *name, *km;
 };
@@ -56,6 +62,8 @@ struct km_limits {
 	uint64_t call_timeout;                  /* ns for an answer from a peer */
 	uint64_t relay_timeout;                 /* ns for a relay to reach its destination */
 	uint64_t route_lifetime;                /* ns that a controller's ways are used while it does not answer; 0: not */
+	uint32_t shares;                        /* that a relay is split into, over node-disjoint routes; 0, 1: not split */
+	bool shares_required;                   /* or is not begun; else over fewer routes, if need be over one */
 	bool relay_ahead;                       /* keep KSA pools to far nodes filled, not only on demand */
 	bool relay_to_neighbours;               /* instead of allocating keys of the link */
 	uint32_t max_waiting_requests;          /* key requests of one application waiting at once */
@@ -73,6 +81,8 @@ struct km_options {
 	size_t link_count;
 	const struct km_application_options *applications;
 	size_t application_count;
+	const struct km_peer_options *peers;
+	size_t peer_count;
 	const char *controller; /* name of the QKDN controller; NULL: none */
 	struct km_limits limits;
 	void (*ready)(void *arg); /* the store has been read: messages are served from now; may be NULL */

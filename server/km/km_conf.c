@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "message.h"
+
 static const char *const rpcbind_words[] = { "off", "try", "required", NULL };
 
 #define ROW(type, member, option) .name = option, .offset = offsetof(type, member)
@@ -33,12 +35,25 @@ static const struct conf_option link_options[] = {
 	{ .name = NULL },
 };
 
+static const char *const policy_words[] = { "preferred", "required", NULL };
+
+static const struct conf_option controller_options[] = {
+	{ ROW(struct km_conf_peer, name, "name"), .type = CONF_NAME, .required = true, .help = "its name, as in its certificate" },
+	{ ROW(struct km_conf_peer, address, "address"), .type = CONF_ADDRESS, .required = true,
+	  .help = "host:port, or host alone to ask its rpcbind" },
+	{ ROW(struct km_conf_peer, dns_name, "dns_name"), .type = CONF_STRING,
+	  .help = "name its certificate must carry, where that is not the host" },
+	{ .name = NULL },
+};
+
 static const struct conf_option peer_options[] = {
 	{ ROW(struct km_conf_peer, name, "name"), .type = CONF_NAME, .required = true, .help = "its name, as in its certificate" },
 	{ ROW(struct km_conf_peer, address, "address"), .type = CONF_ADDRESS, .required = true,
 	  .help = "host:port, or host alone to ask its rpcbind" },
 	{ ROW(struct km_conf_peer, dns_name, "dns_name"), .type = CONF_STRING,
 	  .help = "name its certificate must carry, where that is not the host" },
+	{ ROW(struct km_conf_peer, shares, "shares"), .type = CONF_INTEGER, .fallback = "0", .max = KM_SHARES_MAX,
+	  .help = "as relay's shares, for relays to that KM; 0: as there" },
 	{ .name = NULL },
 };
 
@@ -85,6 +100,11 @@ static const struct conf_option relay_options[] = {
 	{ ROW(__typeof__(((struct km_conf *)0)->relay), route_lifetime, "route_lifetime"), .type = CONF_DURATION,
 	  .fallback = "1 h", .max = 2.6e6,
 	  .help = "how long the routes that the controller gave are used while it does not answer; 0 s: not at all" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), shares, "shares"), .type = CONF_INTEGER, .fallback = "1", .min = 1,
+	  .max = KM_SHARES_MAX, .help = "into so many shares a relay is split, each over a route of its own; 1: it is not" },
+	{ ROW(__typeof__(((struct km_conf *)0)->relay), shares_policy, "shares_policy"), .type = CONF_ENUM,
+	  .words = policy_words, .fallback = "preferred",
+	  .help = "whether fewer shares will do where there are fewer routes without a common node" },
 	{ .name = NULL },
 };
 
@@ -123,7 +143,7 @@ const struct conf_option km_conf_options[] = {
 	  .sub_size = sizeof(struct km_conf_peer), .help = "KMs to keep a connection to" },
 	{ ROW(struct km_conf, applications, "applications"), .type = CONF_LIST, .sub = application_options,
 	  .sub_size = sizeof(struct km_conf_application), .help = "cryptographic applications of the network" },
-	{ ROW(struct km_conf, controller, "controller"), .type = CONF_GROUP, .sub = peer_options,
+	{ ROW(struct km_conf, controller, "controller"), .type = CONF_GROUP, .sub = controller_options,
 	  .sub_size = sizeof(struct km_conf_peer), .help = "the QKDN controller of this KM; none by default" },
 	{ ROW(struct km_conf, keys, "keys"), .type = CONF_GROUP, .sub = key_options,
 	  .sub_size = sizeof(((struct km_conf *)0)->keys), .help = "sizes and stocks of keys" },

@@ -11,6 +11,7 @@ struct km_conf_link {
 
 struct km_conf_peer {
 	char *name, *address, *dns_name;
+	int64_t shares; /* of a peer */
 };
 
 struct km_conf_application {
@@ -38,11 +39,13 @@ struct km_conf {
 	struct km_conf_peer controller; /* name NULL: none */
 	struct {
 		bool ahead, to_neighbours;
-		int64_t size, timeout, route_lifetime;
+		int64_t size, timeout, route_lifetime, shares;
+		int shares_policy; /* enum km_conf_shares */
 	} relay;
 	int64_t call_timeout, missing_block_grace;
 };
 
+enum km_conf_shares { SHARES_PREFERRED, SHARES_REQUIRED };
 enum km_conf_rpcbind { RPCBIND_OFF, RPCBIND_TRY, RPCBIND_REQUIRED };
 
 extern const struct conf_option km_conf_options[];

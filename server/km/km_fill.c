@@ -176,7 +176,7 @@ static void use_end(struct fill *f, bool arrived)
 
 static void fill_free(struct fill *f)
 {
-	if (f->transit != NULL)
+	if (f->transit != NULL || f->split != NULL)
 		relay_abandon(f);
 	use_end(f, false);
 	DL_DELETE(f->pool->fills, f);

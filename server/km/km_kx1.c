@@ -1,4 +1,6 @@
 /* km_kx1.c - reference point Kx-1: KMA to KMA, both ends. */
+#include <endian.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kx1.h"
@@ -21,6 +23,21 @@ static const struct rtls_procedure procedures[] = {
 };
 
 const struct rtls_program wire_kx1 = { QKDN_KX1, QKDN_KX1_V1, "Kx-1", qkdn_kx1_1, procedures, true };
+
+/* The arguments begin with trace, relay and group, 16 bytes each; then share and shares, 4 each (kx1.x). */
+const char *wire_relay_name(const uint8_t *args, size_t len)
+{
+	static char name[40];
+	uint32_t numbers[2];
+
+	if (len < 3 * ID_LEN + sizeof numbers)
+		return "Key relay";
+	memcpy(numbers, args + 3 * ID_LEN, sizeof numbers);
+	if (be32toh(numbers[1]) < 2)
+		return "Key relay";
+	snprintf(name, sizeof name, "Key relay (share %u of %u)", be32toh(numbers[0]) + 1, be32toh(numbers[1]));
+	return name;
+}
 
 /* ---- served -------------------------------------------------------------------------------------------- */
 
@@ -130,6 +147,7 @@ bool_t kx1_relay_1_svc(kx1_relay_args *a, kx1_relay_result *result, struct svc_r
 	struct km_pad pads[KM_PADS_MAX];
 	struct km_relay m = { .trace = wire_to_id(a->header.trace),
 		              .relay = wire_to_id(a->relay),
+		              .group = wire_to_id(a->group),
 		              .source = a->source,
 		              .destination = a->destination,
 		              .relayer = a->relayer,
@@ -252,6 +270,7 @@ static void relay_args(const void *message, void *args, void **room)
 		pads[i] = (kx1_pad){ m->pads[i].offset, m->pads[i].len };
 	wire_id(&m->trace, a->header.trace);
 	wire_id(&m->relay, a->relay);
+	wire_id(&m->group, a->group);
 	a->source = (char *)m->source;
 	a->destination = (char *)m->destination;
 	a->relayer = (char *)m->relayer;

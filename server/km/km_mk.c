@@ -79,6 +79,8 @@ static void pools_result(const struct km_answer *answer, void *result)
 		to->taken_up_to = from->head;
 		to->ready_up_to = from->ready;
 		to->voided = from->voided;
+		to->shares = a->shares[i];
+		to->shares_required = a->shares_required[i];
 	}
 }
 
@@ -106,6 +108,8 @@ static void relays_result(const struct km_answer *answer, void *result)
 		to->destination = xstrdup(a->relays[i].destination);
 		to->method = xstrdup(a->relays[i].method);
 		to->stage = xstrdup(a->relays[i].stage);
+		to->share = a->relays[i].share;
+		to->shares = a->relays[i].shares;
 		to->remembered = a->relays[i].remembered;
 		to->len = a->relays[i].len;
 	}

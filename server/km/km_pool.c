@@ -224,6 +224,11 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 	p = xcalloc(1, sizeof *p);
 	p->km = km;
 	p->relay_most = km->limits.fill_most;
+	p->shares = km->limits.shares;
+	p->shares_required = km->limits.shares_required;
+	for (size_t i = 0; i < km->peer_count; i++)
+		if (strcmp(km->peers[i].name, destination) == 0)
+			p->shares = km->peers[i].shares;
 	p->complaints.interval_ns = 10 * NS_PER_S;
 	p->complaints.burst = 10;
 	strcpy(p->destination, destination);
@@ -348,6 +353,8 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 	struct ksa_use use = { 0, 0 };
 	enum status s = id_is_zero(&o->retire) ? ST_OK : ks_pool_retire(t, &o->retire);
 
+	if (s == ST_OK && !id_is_zero(&o->retire))
+		s = shares_retire(t, &o->retire);
 	if (s == ST_OK)
 		s = ks_pool_create(t, &o->desc);
 	if (s == ST_OK)
@@ -433,7 +440,9 @@ static enum status void_work(struct ks_txn *t, void *arg)
 	if (s == ST_UNKNOWN_KEY_ID) /* never assigned: a range on its way */
 		s = ST_OK;
 	/* not a use: a range on its way is void here before its source has used what lies below it */
-	return s == ST_OK ? ks_void(t, &v->m.pool, v->m.offset, v->m.len, NULL) : s;
+	if (s == ST_OK)
+		s = ks_void(t, &v->m.pool, v->m.offset, v->m.len, NULL);
+	return s == ST_OK ? shares_void(t, &v->m.pool, v->m.offset, v->m.len) : s;
 }
 
 static void void_done(enum status s, void *arg)

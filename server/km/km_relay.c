@@ -9,8 +9,6 @@
 
 #include "core.h"
 
-enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
-
 /* ---- the source (case 2) ----------------------------------------------------------------------------- */
 
 static void controller_told(enum status s, const void *answer, void *arg)
@@ -46,6 +44,11 @@ static void source_done(void *arg, const struct transit_end *end)
 		fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
 		return;
 	}
+	relay_refused(f, end);
+}
+
+void relay_refused(struct fill *f, const struct transit_end *end)
+{
 	f->pool->km->counters.relays_refused++;
 	respond_to_controller(f, end->status, end->text, &end->failed);
 	if (end->left) /* a copy of what was refused once may come later, and find what it needs */
@@ -55,6 +58,14 @@ static void source_done(void *arg, const struct transit_end *end)
 }
 
 void relay_send(struct fill *f)
+{
+	if (f->pool->shares > 1 && link_to_peer(f->pool->km, f->pool->destination) == NULL)
+		shares_send(f);
+	else
+		relay_send_whole(f);
+}
+
+void relay_send_whole(struct fill *f)
 {
 	struct km *km = f->pool->km;
 	struct transit_plan plan = { .origin = FROM_KSA_POOL,
@@ -74,7 +85,10 @@ void relay_send(struct fill *f)
 
 void relay_abandon(struct fill *f)
 {
-	transit_forget(f->transit);
+	if (f->transit != NULL)
+		transit_forget(f->transit);
+	if (f->split != NULL)
+		shares_abandon(f);
 	f->transit = NULL;
 }
 
@@ -100,6 +114,7 @@ struct arrival {
 	struct km *km;
 	struct km_relay *m;
 	struct id link_pool;
+	bool there; /* the whole range, not only a share of it */
 	km_reply reply;
 	void *arg;
 };
@@ -146,7 +161,10 @@ static enum status keep_work(struct ks_txn *t, void *arg)
 	struct secret text = { NULL, 0 };
 	enum status s = relay_open(t, &a->link_pool, a->m, &text);
 
-	if (s == ST_OK)
+	a->there = true;
+	if (s == ST_OK && a->m->shares > 1)
+		s = share_keep(t, a->m, &text, &a->there);
+	else if (s == ST_OK)
 		s = ks_append(t, &a->m->ksa_pool, a->m->ksa_offset, text.bytes, a->m->len);
 	secret_free(&text);
 	return s;
@@ -163,7 +181,7 @@ static void kept(enum status s, void *arg)
 {
 	struct arrival *a = arg;
 	struct km_completion m = { .trace = a->m->trace,
-		                   .relay = a->m->relay,
+		                   .relay = a->m->shares > 1 ? a->m->group : a->m->relay,
 		                   .ksa_pool = a->m->ksa_pool,
 		                   .ksa_offset = a->m->ksa_offset,
 		                   .len = a->m->len };
@@ -174,12 +192,14 @@ static void kept(enum status s, void *arg)
 		arrival_refuse(a, s, s == ST_FORGED     ? "its tag is wrong"
 		                     : s == ST_REPLAYED ? "its pad was used before"
 		                     : s == ST_KEY_GONE ? "it was voided"
+		                     : s == ST_DENIED   ? "it came over a node that has passed another share"
 		                                        : status_name(s));
 		return;
 	}
 	a->km->counters.relays_received++;
 	a->km->counters.relay_bytes += a->m->len;
-	km_send(a->km, KM_COMPLETION, a->m->relayer, &m, completion_told, NULL);
+	if (a->there)
+		km_send(a->km, KM_COMPLETION, a->m->relayer, &m, completion_told, NULL);
 	arrival_done(a);
 }
 
@@ -220,12 +240,22 @@ static void pass_on(struct arrival *a, struct link *in)
 		                     .expires = m->expires,
 		                     .len = m->len,
 		                     .relay_case = m->relay_case,
+		                     .group = m->group,
+		                     .share = m->share,
+		                     .shares = m->shares,
 		                     .route = m->route,
 		                     .hops_left = m->hops_left,
 		                     .in = in,
 		                     .message = m };
 
 	transit_new(a->km, &plan, forwarded, a);
+}
+
+/* Shares go over whole routes, in case 2. */
+static bool are_shares_sound(const struct km_relay *m)
+{
+	return m->share < m->shares &&
+	       (m->shares == 1 || (m->shares <= KM_SHARES_MAX && m->relay_case == 2 && m->hops_left == 0));
 }
 
 void handle_relay(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
@@ -244,12 +274,8 @@ void handle_relay(struct km *km, const char *from, const void *message, km_reply
 		return;
 	}
 	if (m->len <= FILL_TAG_KEY || m->len > FILL_MOST || m->pad_count == 0 || m->pad_count > KM_PADS_MAX ||
-	    (m->relay_case != 1 && m->relay_case != 2)) {
+	    (m->relay_case != 1 && m->relay_case != 2) || !are_shares_sound(m)) {
 		km_refuse(reply, arg, ST_BAD_REQUEST, "relay to %s at %s: sizes out of bounds", m->destination, km->name);
-		return;
-	}
-	if (m->shares != 1) {
-		km_refuse(reply, arg, ST_UNSUPPORTED, "relay to %s at %s: shares are not taken", m->destination, km->name);
 		return;
 	}
 	if (!in->open || env_utc(km->env) >= m->expires) {
@@ -267,6 +293,7 @@ void handle_relay(struct km *km, const char *from, const void *message, km_reply
 		pass_on(a, in);
 		return;
 	}
+	km->has_shares |= m->shares > 1;
 	pool = ksa_inbound_by_id(km, &m->ksa_pool);
 	if (pool == NULL || strcmp(pool->source, m->source) != 0)
 		arrival_refuse(a, ST_NOT_FOUND, "the KSA pool of its source is not open here");

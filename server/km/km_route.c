@@ -10,23 +10,29 @@
 
 #include "core.h"
 
-enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096 };
+enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096, FAILED_MOST = 8 };
 
 static const uint64_t PATIENCE_NS = NS_PER_S / 2;            /* with a controller, where a way is remembered */
 static const uint64_t ALTERNATIVES_EVERY_NS = 30 * NS_PER_S; /* asked for again */
+static const uint64_t FAILED_LATELY_NS = 5 * NS_PER_S;       /* that shares go around a hop */
 
 struct known_way {
 	struct known_way *prev, *next;
 	uint64_t learned_at;
 	uint32_t hops_left; /* 0: the route is whole; else it is a next hop, and so many were granted at the source */
-	struct km_route route;
-	const char *nodes[]; /* the names stand behind them */
+	struct km_route *route;
 };
 
 struct known_destination {
 	km_name name;
 	uint64_t alternatives_at; /* when they were asked for; 0: never */
 	struct known_way *ways;
+	struct known_way *disjoint; /* whole routes, each given together with others that share no node with it */
+	struct failed_hop {
+		km_name from, to;
+		uint64_t at; /* 0: none */
+	} failed[FAILED_MOST]; /* lately, the oldest at failed_next */
+	unsigned failed_next;
 	UT_hash_handle hh;
 };
 
@@ -40,13 +46,22 @@ static struct known_destination *known(struct km *km, const char *destination)
 	return d;
 }
 
-static void forget(struct km *km, struct known_destination *d)
+static void ways_free(struct known_way **ways)
 {
 	struct known_way *w, *next;
 
-	HASH_DEL(km->known, d);
-	DL_FOREACH_SAFE (d->ways, w, next)
+	DL_FOREACH_SAFE (*ways, w, next) {
+		free(w->route);
 		free(w);
+	}
+	*ways = NULL;
+}
+
+static void forget(struct km *km, struct known_destination *d)
+{
+	HASH_DEL(km->known, d);
+	ways_free(&d->ways);
+	ways_free(&d->disjoint);
 	free(d);
 }
 
@@ -56,23 +71,24 @@ void ways_forget(struct km *km)
 		forget(km, km->known);
 }
 
-static struct known_way *way_new(const struct km_route *route, uint32_t hops_left)
+struct km_route *route_copy(const struct km_route *r)
 {
-	size_t names = route->count * sizeof(char *), text = 0;
-	struct known_way *w;
+	size_t names = r->count * sizeof(char *), text = 0;
+	struct km_route *c;
+	const char **nodes;
 	char *at;
 
-	for (uint32_t i = 0; i < route->count; i++)
-		text += strlen(route->nodes[i]) + 1;
-	w = xcalloc(1, sizeof *w + names + text);
-	at = (char *)w->nodes + names;
-	for (uint32_t i = 0; i < route->count; i++) {
-		w->nodes[i] = strcpy(at, route->nodes[i]);
+	for (uint32_t i = 0; i < r->count; i++)
+		text += strlen(r->nodes[i]) + 1;
+	c = xcalloc(1, sizeof *c + names + text);
+	nodes = (const char **)(c + 1);
+	at = (char *)nodes + names;
+	for (uint32_t i = 0; i < r->count; i++) {
+		nodes[i] = strcpy(at, r->nodes[i]);
 		at += strlen(at) + 1;
 	}
-	w->route = (struct km_route){ route->count, w->nodes };
-	w->hops_left = hops_left;
-	return w;
+	*c = (struct km_route){ r->count, nodes };
+	return c;
 }
 
 static bool same_route(const struct km_route *a, const struct km_route *b)
@@ -85,32 +101,42 @@ static bool same_route(const struct km_route *a, const struct km_route *b)
 	return true;
 }
 
-static void learn(struct km *km, const char *destination, const struct km_route *route, uint32_t hops_left)
+static struct known_destination *known_or_new(struct km *km, const char *destination)
 {
 	struct known_destination *d = known(km, destination);
+
+	if (d != NULL)
+		return d;
+	if (HASH_COUNT(km->known) >= DESTINATIONS_MOST)
+		forget(km, km->known);
+	d = xcalloc(1, sizeof *d);
+	strcpy(d->name, destination);
+	HASH_ADD_STR(km->known, name, d);
+	return d;
+}
+
+/* The newest of ways. Those of the other kind, next hops or whole routes, are of another controller's time. */
+static void learn(struct km *km, struct known_way **ways, const struct km_route *route, uint32_t hops_left)
+{
 	struct known_way *w, *next;
 	unsigned count = 0;
 
-	if (d == NULL) {
-		if (HASH_COUNT(km->known) >= DESTINATIONS_MOST)
-			forget(km, km->known);
-		d = xcalloc(1, sizeof *d);
-		strcpy(d->name, destination);
-		HASH_ADD_STR(km->known, name, d);
-	}
-	DL_FOREACH_SAFE (d->ways, w, next) {
-		bool same = same_route(&w->route, route), same_kind = (w->hops_left == 0) == (hops_left == 0);
+	DL_FOREACH_SAFE (*ways, w, next) {
+		bool same = same_route(w->route, route), same_kind = (w->hops_left == 0) == (hops_left == 0);
 
 		if (same_kind && !same && ++count < WAYS_MOST)
 			continue;
 		if (same_kind && same && w->hops_left > hops_left) /* it was learned on the way of another's relay now */
 			hops_left = w->hops_left;
-		DL_DELETE(d->ways, w);
+		DL_DELETE(*ways, w);
+		free(w->route);
 		free(w);
 	}
-	w = way_new(route, hops_left);
+	w = xcalloc(1, sizeof *w);
+	w->route = route_copy(route);
+	w->hops_left = hops_left;
 	w->learned_at = env_mono(km->env);
-	DL_PREPEND(d->ways, w);
+	DL_PREPEND(*ways, w);
 }
 
 static bool has_hop(const struct km_route *r, const char *from, const char *to)
@@ -121,26 +147,37 @@ static bool has_hop(const struct km_route *r, const char *from, const char *to)
 	return false;
 }
 
-void way_failed(struct km *km, const char *destination, const struct km_hop *hop)
+static void put_last(struct km *km, struct known_way **ways, const struct km_hop *hop)
 {
-	struct known_destination *d = known(km, destination);
-	struct known_way *w, *next, *last;
+	struct known_way *w, *next, *last = *ways != NULL ? (*ways)->prev : NULL;
 
-	if (d == NULL || d->ways == NULL)
-		return;
-	last = d->ways->prev;
-	DL_FOREACH_SAFE (d->ways, w, next) {
-		bool with = w->hops_left == 0 ? has_hop(&w->route, hop->from, hop->to)
-		                              : strcmp(hop->from, km->name) == 0 && strcmp(w->nodes[0], hop->to) == 0;
+	DL_FOREACH_SAFE (*ways, w, next) {
+		bool with = w->hops_left == 0 ? has_hop(w->route, hop->from, hop->to)
+		                              : strcmp(hop->from, km->name) == 0 && strcmp(w->route->nodes[0], hop->to) == 0;
 		bool end = w == last;
 
 		if (with) {
-			DL_DELETE(d->ways, w);
-			DL_APPEND(d->ways, w);
+			DL_DELETE(*ways, w);
+			DL_APPEND(*ways, w);
 		}
 		if (end)
 			break;
 	}
+}
+
+void way_failed(struct km *km, const char *destination, const struct km_hop *hop)
+{
+	struct known_destination *d = known(km, destination);
+	struct failed_hop *f;
+
+	if (d == NULL)
+		return;
+	put_last(km, &d->ways, hop);
+	put_last(km, &d->disjoint, hop);
+	f = &d->failed[d->failed_next++ % FAILED_MOST];
+	snprintf(f->from, sizeof f->from, "%s", hop->from);
+	snprintf(f->to, sizeof f->to, "%s", hop->to);
+	f->at = env_mono(km->env);
 }
 
 /* ---- a way that is remembered -------------------------------------------------------------------------------- */
@@ -186,8 +223,8 @@ static bool will_do(struct km *km, const struct way_query *q, const struct known
 	if (env_mono(km->env) - w->learned_at >= km->limits.route_lifetime)
 		return false;
 	if (w->hops_left > 0)
-		return hops_behind(q, w->hops_left) > 0 && next_hop_will_do(km, q, w->nodes[0]);
-	return q->visited.count <= 1 && !is_excluded(q, &w->route) && is_open_to(km, w->nodes[1]);
+		return hops_behind(q, w->hops_left) > 0 && next_hop_will_do(km, q, w->route->nodes[0]);
+	return q->visited.count <= 1 && !is_excluded(q, w->route) && is_open_to(km, w->route->nodes[1]);
 }
 
 /* false: nothing that will do is remembered. way points into it. The destination behind a link of this node's
@@ -208,19 +245,24 @@ static bool remember(struct km *km, const struct way_query *q, struct way *way)
 	DL_FOREACH (d->ways, w) {
 		if (!will_do(km, q, w))
 			continue;
-		way->route = w->route;
+		way->route = *w->route;
 		way->hops_left = w->hops_left == 0 ? 0 : hops_behind(q, w->hops_left);
 		return true;
 	}
 	return false;
 }
 
-static void use_remembered(struct km *km, const struct way_query *q, const struct way *way, way_found found, void *arg)
+static void note_remembering(struct km *km)
 {
 	if (!km->control.remembering)
 		log_warning("controller %s does not answer: relays go the way that it gave last", km->control.name);
 	km->control.remembering = true;
 	km->counters.routes_remembered++;
+}
+
+static void use_remembered(struct km *km, const struct way_query *q, const struct way *way, way_found found, void *arg)
+{
+	note_remembering(km);
 	log_debug("relay to %s: a remembered way, next hop %s", q->destination,
 	          way->route.nodes[way->hops_left == 0 ? 1 : 0]);
 	found(arg, ST_OK, "", way);
@@ -273,10 +315,10 @@ static bool is_answered(struct asking *a, enum status s, const struct km_answer 
 }
 
 /* Of a route that a controller gave: from here to the destination, and no node twice. */
-static bool is_sound(const struct asking *a, const struct km_route *r)
+static bool is_sound(const struct km *km, const struct way_query *q, const struct km_route *r)
 {
-	if (r->count < 2 || r->count > KM_ROUTE_MAX || strcmp(r->nodes[0], a->km->name) != 0 ||
-	    strcmp(r->nodes[r->count - 1], a->q.destination) != 0)
+	if (r->count < 2 || r->count > KM_ROUTE_MAX || strcmp(r->nodes[0], km->name) != 0 ||
+	    strcmp(r->nodes[r->count - 1], q->destination) != 0)
 		return false;
 	for (uint32_t i = 0; i < r->count; i++)
 		for (uint32_t j = 0; j < i; j++)
@@ -290,20 +332,22 @@ static void route_answered(enum status s, const void *answer, void *arg)
 	const struct km_ck_notification_answer *r = answer;
 	struct asking *a = arg;
 	struct way way = { .remembered = false };
+	struct known_destination *d;
 
 	if (!is_answered(a, s, answer)) {
 		free(a);
 		return;
 	}
-	if (r->count == 0 || !is_sound(a, &r->routes[0])) {
+	if (r->count == 0 || !is_sound(a->km, &a->q, &r->routes[0])) {
 		a->found(a->arg, ST_NO_ROUTE, "the controller's route does not lead from here to the destination", NULL);
 		free(a);
 		return;
 	}
+	d = known_or_new(a->km, a->q.destination);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
-		if (is_sound(a, &r->alternatives[i]))
-			learn(a->km, a->q.destination, &r->alternatives[i], 0);
-	learn(a->km, a->q.destination, &r->routes[0], 0);
+		if (is_sound(a->km, &a->q, &r->alternatives[i]))
+			learn(a->km, &d->ways, &r->alternatives[i], 0);
+	learn(a->km, &d->ways, &r->routes[0], 0);
 	way.route = r->routes[0];
 	a->found(a->arg, ST_OK, "", &way);
 	free(a);
@@ -314,6 +358,7 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 	const struct km_ck_next_hop_answer *r = answer;
 	struct asking *a = arg;
 	struct way way = { .remembered = false };
+	struct known_destination *d;
 
 	if (!is_answered(a, s, answer)) {
 		free(a);
@@ -324,29 +369,32 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 		free(a);
 		return;
 	}
+	d = known_or_new(a->km, a->q.destination);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
-		learn(a->km, a->q.destination, &(struct km_route){ 1, &r->alternatives[i] }, r->hops_left);
-	learn(a->km, a->q.destination, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
+		learn(a->km, &d->ways, &(struct km_route){ 1, &r->alternatives[i] }, r->hops_left);
+	learn(a->km, &d->ways, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
 	way.route = (struct km_route){ 1, &r->next_hop };
 	way.hops_left = r->hops_left;
 	a->found(a->arg, ST_OK, "", &way);
 	free(a);
 }
 
-/* How many alternatives to ask for: now and then. */
+/* How many alternatives to ask for: now and then; soon again where none is known. */
 static uint32_t alternatives_wanted(struct km *km, const char *destination)
 {
 	struct known_destination *d = known(km, destination);
-	uint64_t now = env_mono(km->env);
+	uint64_t now = env_mono(km->env), every = NS_PER_S;
 
 	if (km->limits.route_lifetime == 0)
 		return 0;
-	if (d == NULL || d->alternatives_at == 0 || now - d->alternatives_at >= ALTERNATIVES_EVERY_NS) {
-		if (d != NULL)
-			d->alternatives_at = now;
+	if (d == NULL)
 		return ALTERNATIVES;
-	}
-	return 0;
+	if (d->ways != NULL && d->ways->next != NULL)
+		every = ALTERNATIVES_EVERY_NS;
+	if (d->alternatives_at != 0 && now - d->alternatives_at < every)
+		return 0;
+	d->alternatives_at = now;
+	return ALTERNATIVES;
 }
 
 static void ask_route(struct asking *a, uint64_t patience)
@@ -385,6 +433,11 @@ static void ask_next_hop(struct asking *a, uint64_t patience)
 	km->wire->send(km->wire_ctx, KM_CK_NEXT_HOP, km->control.name, &m, patience, hop_answered, a);
 }
 
+static uint64_t patience(const struct km *km, bool known_way)
+{
+	return known_way && PATIENCE_NS < km->limits.call_timeout ? PATIENCE_NS : km->limits.call_timeout;
+}
+
 void way_find(struct km *km, const struct way_query *q, way_found found, void *arg)
 {
 	const struct control *c = &km->control;
@@ -408,7 +461,134 @@ void way_find(struct km *km, const struct way_query *q, way_found found, void *a
 	a = xcalloc(1, sizeof *a);
 	*a = (struct asking){ km, *q, found, arg };
 	if (c->distributed)
-		ask_next_hop(a, known_way && PATIENCE_NS < km->limits.call_timeout ? PATIENCE_NS : km->limits.call_timeout);
+		ask_next_hop(a, patience(km, known_way));
 	else
-		ask_route(a, known_way && PATIENCE_NS < km->limits.call_timeout ? PATIENCE_NS : km->limits.call_timeout);
+		ask_route(a, patience(km, known_way));
+}
+
+/* ---- routes without a common node, for shares ----------------------------------------------------------------------- */
+
+struct asking_disjoint {
+	struct km *km;
+	struct way_query q;
+	uint32_t wanted;
+	ways_found found;
+	void *arg;
+};
+
+static bool meet(const struct km_route *a, const struct km_route *b)
+{
+	for (uint32_t i = 1; i + 1 < a->count; i++)
+		for (uint32_t j = 1; j + 1 < b->count; j++)
+			if (strcmp(a->nodes[i], b->nodes[j]) == 0)
+				return true;
+	return false;
+}
+
+/* Takes the route to the others if it shares no node with them. */
+static void add_disjoint(struct km_route *routes, uint32_t *count, const struct km_route *r)
+{
+	for (uint32_t i = 0; i < *count; i++)
+		if (meet(&routes[i], r) || r->count < 3)
+			return;
+	routes[(*count)++] = *r;
+}
+
+static uint32_t failed_lately(struct km *km, const char *destination, struct km_hop hops[FAILED_MOST])
+{
+	struct known_destination *d = known(km, destination);
+	uint64_t now = env_mono(km->env);
+	uint32_t count = 0;
+
+	for (unsigned i = 0; d != NULL && i < FAILED_MOST; i++)
+		if (d->failed[i].at != 0 && now - d->failed[i].at < FAILED_LATELY_NS)
+			hops[count++] = (struct km_hop){ d->failed[i].from, d->failed[i].to };
+	return count;
+}
+
+static uint32_t remember_disjoint(struct km *km, const char *destination, uint32_t wanted, struct km_route *routes)
+{
+	struct known_destination *d = known(km, destination);
+	struct km_hop failed[FAILED_MOST];
+	struct way_query q = { .destination = destination, .excluded = failed };
+	struct known_way *w;
+	uint32_t count = 0;
+
+	if (d == NULL)
+		return 0;
+	q.excluded_count = failed_lately(km, destination, failed);
+	DL_FOREACH (d->disjoint, w)
+		if (count < wanted && will_do(km, &q, w))
+			add_disjoint(routes, &count, w->route);
+	return count;
+}
+
+static void disjoint_unanswered(struct km *km, const char *destination, uint32_t wanted, ways_found found, void *arg)
+{
+	struct km_route routes[KM_SHARES_MAX];
+	uint32_t count = remember_disjoint(km, destination, wanted, routes);
+
+	if (count > 0)
+		note_remembering(km);
+	found(arg, count > 0 ? ST_OK : ST_NO_ROUTE,
+	      count > 0 ? "" : "the controller does not answer, and no route for shares is remembered that would do", routes,
+	      count, true);
+}
+
+static void disjoint_answered(enum status s, const void *answer, void *arg)
+{
+	const struct km_ck_notification_answer *r = answer;
+	struct asking_disjoint *a = arg;
+	struct km_route routes[KM_SHARES_MAX];
+	struct known_destination *d;
+	uint32_t count = 0;
+
+	if (s != ST_OK) {
+		a->km->control.silent = s == ST_TIMED_OUT;
+		disjoint_unanswered(a->km, a->q.destination, a->wanted, a->found, a->arg);
+		free(a);
+		return;
+	}
+	control_answered(a->km);
+	for (uint32_t i = 0; r->answer.err.status == ST_OK && i < r->count && count < a->wanted; i++)
+		if (is_sound(a->km, &a->q, &r->routes[i]))
+			add_disjoint(routes, &count, &r->routes[i]);
+	d = count > 0 ? known_or_new(a->km, a->q.destination) : NULL;
+	for (uint32_t i = count; i-- > 0;)
+		learn(a->km, &d->disjoint, &routes[i], 0);
+	if (r->answer.err.status != ST_OK)
+		a->found(a->arg, r->answer.err.status, r->answer.err.text, NULL, 0, false);
+	else if (count == 0)
+		a->found(a->arg, ST_NO_ROUTE, "the controller's routes do not lead from here to the destination", NULL, 0, false);
+	else
+		a->found(a->arg, ST_OK, "", routes, count, false);
+	free(a);
+}
+
+/* In distributed operation too the controller of the source gives whole routes, from its own link states. */
+void ways_find_disjoint(struct km *km, const struct way_query *q, uint32_t wanted, ways_found found, void *arg)
+{
+	const struct control *c = &km->control;
+	struct km_hop failed[FAILED_MOST];
+	struct km_ck_notification m = { .trace = q->trace,
+		                        .relay = q->relay,
+		                        .source = q->source,
+		                        .destination = q->destination,
+		                        .excluded = failed,
+		                        .shares = wanted,
+		                        .len = q->len };
+	struct km_route routes[KM_SHARES_MAX];
+	struct asking_disjoint *a;
+	bool known_ways;
+
+	wanted = wanted < KM_SHARES_MAX ? wanted : KM_SHARES_MAX;
+	known_ways = remember_disjoint(km, q->destination, wanted, routes) == wanted;
+	if (c->name == NULL || !c->registered || (known_ways && c->silent)) {
+		disjoint_unanswered(km, q->destination, wanted, found, arg);
+		return;
+	}
+	m.excluded_count = failed_lately(km, q->destination, failed);
+	a = xcalloc(1, sizeof *a);
+	*a = (struct asking_disjoint){ km, *q, wanted, found, arg };
+	km->wire->send(km->wire_ctx, KM_CK_NOTIFICATION, c->name, &m, patience(km, known_ways), disjoint_answered, a);
 }

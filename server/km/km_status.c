@@ -22,6 +22,7 @@ void handle_mk_status(struct km *km, const char *from, const void *message, km_r
 /* ---- pools ------------------------------------------------------------------------------------------ */
 
 struct pools {
+	struct km *km;
 	struct ks_pool *pools;
 	uint32_t count;
 	km_reply reply;
@@ -46,15 +47,35 @@ static enum status pools_work(struct ks_txn *t, void *arg)
 	return ST_OK;
 }
 
+/* Into how many shares relays into that pool are split; 0: it is not filled by relay from here. */
+static uint32_t policy_of(struct km *km, const struct ks_pool *pool, bool *required)
+{
+	struct ksa_pool *p = NULL;
+
+	if (pool->desc.kind == KS_POOL_KSA && strcmp(pool->desc.source, km->name) == 0)
+		HASH_FIND_STR(km->pools, pool->desc.destination, p);
+	if (p == NULL || link_to_peer(km, p->destination) != NULL)
+		return 0;
+	*required = p->shares_required && p->shares > 1;
+	return p->shares > 1 ? p->shares : 1;
+}
+
 static void pools_done(enum status s, void *arg)
 {
 	struct pools *p = arg;
-	struct km_mk_pools_answer a = { .count = p->count, .pools = p->pools };
+	uint32_t *shares = xcalloc(p->count, sizeof *shares);
+	bool *required = xcalloc(p->count, sizeof *required);
+	struct km_mk_pools_answer a = { .count = p->count, .pools = p->pools, .shares = shares,
+		                        .shares_required = required };
 
+	for (uint32_t i = 0; i < p->count; i++)
+		shares[i] = policy_of(p->km, &p->pools[i], &required[i]);
 	if (s == ST_OK)
 		p->reply(&a.answer, p->arg);
 	else
 		km_refuse(p->reply, p->arg, s, "reading the pools: %s", status_name(s));
+	free(shares);
+	free(required);
 	free(p->pools);
 	free(p);
 }
@@ -65,6 +86,7 @@ void handle_mk_pools(struct km *km, const char *from, const void *message, km_re
 
 	(void)from;
 	(void)message;
+	p->km = km;
 	p->reply = reply;
 	p->arg = arg;
 	ks_submit(km->ks, pools_work, pools_done, p);
@@ -115,6 +137,7 @@ void handle_mk_relays(struct km *km, const char *from, const void *message, km_r
 			                                 .destination = p->destination,
 			                                 .method = method_name(f->note.method),
 			                                 .stage = stage_name(f->stage),
+			                                 .shares = f->shares > 1 ? f->shares : 1,
 			                                 .remembered = f->transit != NULL ? transit_is_remembered(f->transit)
 			                                                                  : f->remembered,
 			                                 .len = f->note.len },

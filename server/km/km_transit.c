@@ -28,11 +28,11 @@ struct transit {
 	bool remembered;    /* the way it takes now was given before the controller was away */
 	struct err failure; /* of the attempt before */
 	km_name failed_from, failed_to;
-	struct id trace, relay, ksa_pool;
+	struct id trace, relay, group, ksa_pool;
 	enum transit_origin origin;
 	km_name source, destination, relayer;
 	uint64_t ksa_offset, expires;
-	uint32_t len, relay_case;
+	uint32_t len, relay_case, share, shares;
 
 	/* the way: names are room's */
 	km_name nodes[KM_ROUTE_MAX];
@@ -63,8 +63,9 @@ void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_
 		               htobe64(m->shares),     htobe64(m->hops_left),  htobe64(m->expires),
 		               htobe64(m->unused_below), htobe64(m->len), htobe64(m->route.count) };
 	uint64_t pads[2 * KM_PADS_MAX];
-	struct otp_piece pieces[9 + KM_ROUTE_MAX] = {
-		{ m->relay.bytes, ID_LEN },        { m->ksa_pool.bytes, ID_LEN },
+	struct otp_piece pieces[10 + KM_ROUTE_MAX] = {
+		{ m->relay.bytes, ID_LEN },        { m->group.bytes, ID_LEN },
+		{ m->ksa_pool.bytes, ID_LEN },
 		{ m->source, strlen(m->source) },  { m->destination, strlen(m->destination) },
 		{ m->relayer, strlen(m->relayer) }, { m->link, strlen(m->link) },
 		{ numbers, sizeof numbers },       { pads, m->pad_count * 2 * sizeof *pads },
@@ -76,8 +77,8 @@ void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_
 		pads[2 * i + 1] = htobe64(m->pads[i].len);
 	}
 	for (uint32_t i = 0; i < m->route.count; i++)
-		pieces[9 + i] = (struct otp_piece){ m->route.nodes[i], strlen(m->route.nodes[i]) };
-	otp_tag(key, pieces, 9 + m->route.count, tag);
+		pieces[10 + i] = (struct otp_piece){ m->route.nodes[i], strlen(m->route.nodes[i]) };
+	otp_tag(key, pieces, 10 + m->route.count, tag);
 }
 
 /* Puts a run of pad bytes at *got: in place of the whole where it is the whole. */
@@ -210,6 +211,8 @@ static enum status get_text(struct ks_txn *t, struct departure *d)
 		return s;
 	case FROM_RELAY:
 		return relay_open(t, &d->in_pool, d->in, &d->text);
+	case FROM_SHARE: /* it was given */
+		break;
 	}
 	return ST_INTERNAL;
 }
@@ -299,6 +302,8 @@ void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void 
 			                       .destination = t->destination,
 			                       .method = "transit",
 			                       .stage = t->text.bytes == NULL ? "choosing" : "sent",
+			                       .share = t->share,
+			                       .shares = t->shares,
 			                       .remembered = t->remembered,
 			                       .len = t->len };
 
@@ -456,7 +461,9 @@ static void depart(struct transit *t, const char *to)
 		                  .ksa_pool = t->ksa_pool,
 		                  .ksa_offset = t->ksa_offset,
 		                  .relay_case = t->relay_case,
-		                  .shares = 1,
+		                  .group = t->group,
+		                  .share = t->share,
+		                  .shares = t->shares,
 		                  .route = { t->node_count, t->names },
 		                  .hops_left = t->sent_hops_left,
 		                  .expires = t->expires,
@@ -554,6 +561,11 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 	t->expires = plan->expires;
 	t->len = plan->len;
 	t->relay_case = plan->relay_case;
+	t->shares = plan->shares > 1 ? plan->shares : 1;
+	t->share = plan->share;
+	t->group = t->shares > 1 ? plan->group : plan->relay;
+	if (plan->text != NULL)
+		secret_move(&t->text, plan->text);
 	t->hops_left = plan->hops_left;
 	set_route(t, &plan->route);
 	t->whole_route = plan->hops_left == 0 && t->node_count > 0;

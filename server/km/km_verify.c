@@ -44,6 +44,7 @@ enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t o
 struct verification {
 	struct km *km;
 	struct km_verify m;
+	bool has_shares;
 	km_reply reply;
 	void *arg;
 };
@@ -80,7 +81,8 @@ static enum status verification_work(struct ks_txn *t, void *arg)
 		return s;
 	if (!otp_tag_equal(tag, v->m.tag))
 		return ST_MISMATCH;
-	return ksa_range_settle(t, &v->m.pool, v->m.offset, v->m.len);
+	s = ksa_range_settle(t, &v->m.pool, v->m.offset, v->m.len);
+	return s == ST_OK && v->has_shares ? shares_settle(t, &v->m.pool, v->m.offset + v->m.len) : s;
 }
 
 static void verification_done(enum status s, void *arg)
@@ -110,6 +112,7 @@ void handle_verify(struct km *km, const char *from, const void *message, km_repl
 	v = xcalloc(1, sizeof *v);
 	v->km = km;
 	v->m = *m;
+	v->has_shares = km->has_shares;
 	v->reply = reply;
 	v->arg = arg;
 	ks_submit(km->ks, verification_work, verification_done, v);

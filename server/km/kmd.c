@@ -50,6 +50,8 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.call_timeout = (uint64_t)c->call_timeout;
 	l.relay_timeout = (uint64_t)c->relay.timeout;
 	l.route_lifetime = (uint64_t)c->relay.route_lifetime;
+	l.shares = (uint32_t)c->relay.shares;
+	l.shares_required = c->relay.shares_policy == SHARES_REQUIRED;
 	l.fill_most = (uint64_t)c->relay.size;
 	l.relay_ahead = c->relay.ahead;
 	l.relay_to_neighbours = c->relay.to_neighbours;
@@ -149,6 +151,7 @@ static enum status start_core(struct kmd *d, struct err *e)
 	const struct km_conf *c = &d->conf;
 	struct km_link_options *links = xcalloc(c->links.count, sizeof *links);
 	struct km_application_options *applications = xcalloc(c->applications.count, sizeof *applications);
+	struct km_peer_options *peers = xcalloc(c->peers.count, sizeof *peers);
 	struct km_options o = { .name = c->name,
 		                .env = d->env,
 		                .ks = d->store,
@@ -158,6 +161,7 @@ static enum status start_core(struct kmd *d, struct err *e)
 		                .link_count = c->links.count,
 		                .applications = applications,
 		                .application_count = c->applications.count,
+		                .peers = peers,
 		                .controller = c->controller.name,
 		                .limits = limits_of(c),
 		                .ready = ready,
@@ -175,7 +179,14 @@ static enum status start_core(struct kmd *d, struct err *e)
 
 		applications[i] = (struct km_application_options){ a->name, a->km };
 	}
+	for (size_t i = 0; i < c->peers.count; i++) {
+		const struct km_conf_peer *p = &((struct km_conf_peer *)c->peers.items)[i];
+
+		if (p->shares > 0)
+			peers[o.peer_count++] = (struct km_peer_options){ p->name, (uint32_t)p->shares };
+	}
 	s = km_new(&d->km, &o, e);
+	free(peers);
 	free(links);
 	free(applications);
 	if (s == ST_OK)

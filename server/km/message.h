@@ -254,7 +254,7 @@ struct km_route {
 
 struct km_relay {
 	struct id trace;
-	struct id relay;
+	struct id relay, group; /* group: of the shares of a range; else the relay's */
 	const char *source, *destination, *relayer;
 	struct id ksa_pool;
 	uint64_t ksa_offset;
@@ -472,11 +472,14 @@ struct km_mk_pools_answer {
 	struct km_answer answer;
 	uint32_t count;
 	const struct ks_pool *pools;
+	const uint32_t *shares; /* of each; 0: not relayed from here */
+	const bool *shares_required;
 };
 
 struct km_mk_relay {
 	struct id relay;
 	const char *source, *destination, *method, *stage;
+	uint32_t share, shares;
 	bool remembered; /* its way was given before the controller was away */
 	uint32_t len;
 };

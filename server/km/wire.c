@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <uthash.h>
 
+#include "kx1.h"
 #include "log.h"
 
 /* How many connections stand to one peer: both ends may have opened one. */
@@ -203,6 +204,7 @@ struct wire *wire_new(struct rtls_endpoint *ep, struct env *env)
 	rtls_add_program(ep, &wire_ck, w);
 	rtls_add_program(ep, &wire_ck_km, w);
 	rtls_add_program(ep, &wire_mk, w);
+	rtls_name_calls(ep, QKDN_KX1, QKDN_KX1_V1, KX1_RELAY, wire_relay_name);
 	rtls_watch_conns(ep, watch, w);
 	return w;
 }

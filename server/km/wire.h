@@ -55,6 +55,9 @@ extern const struct wire_row wire_kq_rows[], wire_kx1_rows[], wire_kx2_rows[], w
 
 extern const struct rtls_program wire_ak, wire_kq1, wire_kq1_module, wire_kq2, wire_kq2_module, wire_kx1, wire_kx2, wire_ck, wire_ck_km, wire_mk;
 
+/* "Key relay", or "Key relay (share 1 of 2)". */
+const char *wire_relay_name(const uint8_t *args, size_t len);
+
 /* ---- small conversions ----------------------------------------------------------------------------------- */
 
 void wire_outcome(const struct km_answer *answer, qkdn_outcome *o); /* allocates the text */

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import time
 import unittest
 
 from qkdn_test import Case, Lab, eventually, run, write
@@ -90,6 +91,9 @@ class ControllerAway(Case):
         for control in "centralized", "distributed":
             with self.subTest(control):
                 self.up(control)
+                for _ in range(3):  # by now it knows of both ways
+                    time.sleep(1)
+                    self.answer()
                 self.kill(*self.controllers())
                 self.assertEqual(self.answer(), "ok")
                 for node, other in ("beryl", "diamond"), ("diamond", "beryl"):

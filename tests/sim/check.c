@@ -65,7 +65,26 @@ static int direction(const struct sim_link *l, const struct party *from)
 	return &l->ends[0]->party == from ? 0 : 1;
 }
 
-static void check_relay(struct sim *s, struct party *from, const struct km_relay *m)
+/* No node between the ends has anything to do with two shares of a range. */
+static void check_share(struct sim *s, const struct party *node, const struct km_relay *m)
+{
+	struct seen_shares *seen;
+
+	if (strcmp(node->name, m->source) == 0 || strcmp(node->name, m->destination) == 0)
+		return;
+	HASH_FIND(hh, s->shares_seen, &m->group, sizeof m->group, seen);
+	if (seen == NULL) {
+		seen = xcalloc(1, sizeof *seen);
+		seen->group = m->group;
+		HASH_ADD(hh, s->shares_seen, group, sizeof seen->group, seen);
+	}
+	if (seen->share[node->index] != 0 && seen->share[node->index] != m->share + 1)
+		sim_violation(s, "%s sees share %u of a range and share %u", node->name, seen->share[node->index] - 1u, m->share);
+	seen->share[node->index] = (uint8_t)(m->share + 1);
+	s->stats.shares++;
+}
+
+static void check_relay(struct sim *s, struct party *from, struct party *to, const struct km_relay *m)
 {
 	struct sim_link *l = sim_link_by_name(s, m->link);
 	uint64_t pad = 0;
@@ -79,6 +98,10 @@ static void check_relay(struct sim *s, struct party *from, const struct km_relay
 		if (!ranges_add(&l->keys[direction(l, from)], m->pads[i].offset, m->pads[i].offset + m->pads[i].len))
 			sim_violation(s, "%s used pad of link %s twice: %u bytes at %llu", from->name, l->name, m->pads[i].len,
 			              (unsigned long long)m->pads[i].offset);
+	}
+	if (m->shares > 1) {
+		check_share(s, from, m);
+		check_share(s, to, m);
 	}
 	if (pad < m->len + 32u)
 		sim_violation(s, "%s relays %u bytes under a pad of %llu", from->name, m->len, (unsigned long long)pad);
@@ -179,10 +202,9 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 	const struct km_link_sync *sync = message;
 	struct sim_link *l;
 
-	(void)to;
 	switch (m) {
 	case KM_RELAY:
-		check_relay(s, from, message);
+		check_relay(s, from, to, message);
 		break;
 	case KM_ALLOCATE:
 		s->stats.allocations += a->len > 0;
@@ -321,7 +343,8 @@ static void check_pad(struct sim *s, const struct seen_pool *p)
 static void compare(struct sim *s, const struct seen_pool *at_source, const struct seen_pool *at_destination)
 {
 	const struct ks_pool *a = &at_source->pool, *b = &at_destination->pool;
-	static const char *const kinds[] = { [KS_POOL_LINK] = "link", [KS_POOL_AUTH] = "auth", [KS_POOL_KSA] = "KSA" };
+	static const char *const kinds[] = { [KS_POOL_LINK] = "link", [KS_POOL_AUTH] = "auth", [KS_POOL_KSA] = "KSA",
+		                              [KS_POOL_SHARE] = "share" };
 
 	if (a->retired || b->retired || a->desc.kind == KS_POOL_AUTH) /* each end's keys may end with the other's word */
 		return;
@@ -382,6 +405,10 @@ void check_end(struct sim *s)
 		if (strcmp(p->pool.desc.source, p->node->party.name) == 0 && p->pool.desc.kind == KS_POOL_LINK)
 			check_pad(s, p);
 	LL_FOREACH (look.seen, p)
+		if (p->pool.desc.kind == KS_POOL_SHARE && p->pool.stock + p->pool.unready > 0)
+			sim_violation(s, "%s still holds %llu bytes of shares from %s", p->node->party.name,
+			              (unsigned long long)(p->pool.stock + p->pool.unready), p->pool.desc.source);
+	LL_FOREACH (look.seen, p)
 		if (strcmp(p->pool.desc.source, p->node->party.name) == 0)
 			LL_FOREACH (look.seen, q)
 				if (q->node != p->node && id_equal(&p->pool.desc.id, &q->pool.desc.id))
@@ -392,9 +419,14 @@ void check_end(struct sim *s)
 
 void check_free(struct sim *s)
 {
+	struct seen_shares *seen, *next_seen;
 	struct pool_use *u, *next;
 	struct assigned_range *r, *next_range;
 
+	HASH_ITER (hh, s->shares_seen, seen, next_seen) {
+		HASH_DEL(s->shares_seen, seen);
+		free(seen);
+	}
 	HASH_ITER (hh, s->pool_uses, u, next) {
 		HASH_DEL(s->pool_uses, u);
 		ranges_free(&u->assigned);

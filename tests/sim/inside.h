@@ -230,6 +230,13 @@ struct assigned_range {
 	struct assigned_range *next;
 };
 
+/* Which share of a range each node between its ends has seen, + 1. */
+struct seen_shares {
+	struct id group;
+	uint8_t share[PARTIES_MAX];
+	UT_hash_handle hh;
+};
+
 struct pool_use {
 	struct id pool;
 	struct ranges assigned;
@@ -259,6 +266,7 @@ struct sim {
 	sim_hook hook;
 	void *hook_arg;
 	struct pool_use *pool_uses;
+	struct seen_shares *shares_seen;
 	struct sim_stats stats;
 };
 

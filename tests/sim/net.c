@@ -332,7 +332,7 @@ static void *forge(struct call *c)
 	uint8_t *ciphertext = bag_copy(&c->bag, m->ciphertext, m->len);
 	struct km_pad *pads = bag_copy(&c->bag, m->pads, m->pad_count * sizeof *pads);
 
-	switch (sim_dice(s, 6)) {
+	switch (sim_dice(s, 8)) {
 	case 0:
 		m->tag[sim_dice(s, KM_TAG_LEN)] ^= (uint8_t)(1u << sim_dice(s, 8));
 		break;
@@ -347,6 +347,12 @@ static void *forge(struct call *c)
 		break;
 	case 4:
 		m->unused_below ^= 4096;
+		break;
+	case 5:
+		m->share ^= 1;
+		break;
+	case 6:
+		m->group.bytes[0] ^= 1;
 		break;
 	default:
 		ciphertext[sim_dice(s, m->len)] ^= (uint8_t)(1u << sim_dice(s, 8));

@@ -148,6 +148,9 @@ unsigned sim_schedule_run(const struct sim_schedule *schedule, struct sim_stats 
 	o.request_interval = (20 + world_random(dice) % 200) * NS_PER_MS;
 	o.limits.relay_ahead = world_random(dice) % 4 > 0;
 	o.limits.relay_to_neighbours = o.control != SIM_NO_CONTROLLER && world_random(dice) % 8 == 0;
+	o.limits.shares = world_random(dice) % 2 ? 2 + (uint32_t)(world_random(dice) % 2) : 1;
+	/* where every pair has two ways, so that keys go on */
+	o.limits.shares_required = o.limits.shares == 2 && o.topology == SIM_RING && world_random(dice) % 2;
 	o.block_interval = (20 + world_random(dice) % 150) * NS_PER_MS;
 	world_free(dice);
 	s = sim_new(&o);

@@ -280,14 +280,14 @@ void sim_print_stats(struct sim *s)
 
 	sim_stats(s, &t);
 	printf("%llu s: %llu messages (%llu lost, %llu twice, %llu late, %llu forged, %llu replayed), %llu kills, %llu cuts; "
-	       "%llu blocks, %llu requests, %llu keys, %llu fetched; %llu relays, %llu bytes; given up: %llu bytes of keys, "
+	       "%llu blocks, %llu requests, %llu keys, %llu fetched; %llu relays, %llu bytes, %llu shares passed on; given up: %llu bytes of keys, "
 	       "%llu of pad under way, %llu before;",
 	       (unsigned long long)(world_now(s->world) / NS_PER_S), (unsigned long long)t.messages,
 	       (unsigned long long)t.dropped, (unsigned long long)t.duplicated, (unsigned long long)t.late,
 	       (unsigned long long)t.forged, (unsigned long long)t.replayed, (unsigned long long)t.kills,
 	       (unsigned long long)t.cuts, (unsigned long long)t.blocks, (unsigned long long)t.requests,
 	       (unsigned long long)t.keys, (unsigned long long)t.fetched, (unsigned long long)t.relays,
-	       (unsigned long long)t.relay_bytes, (unsigned long long)t.bytes_voided, (unsigned long long)t.pad_lost,
+	       (unsigned long long)t.relay_bytes, (unsigned long long)t.shares, (unsigned long long)t.bytes_voided, (unsigned long long)t.pad_lost,
 	       (unsigned long long)t.pad_unsent);
 	for (unsigned i = 0; i < ARRAY_LEN(t.answered); i++)
 		if (t.answered[i] > 0)

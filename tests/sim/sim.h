@@ -110,6 +110,7 @@ struct sim_stats {
 	uint64_t pad_lost;            /* bytes of pad under relays that did not arrive */
 	uint64_t pad_unsent;          /* that no message ever named, beyond what was too short to be taken */
 	uint64_t relays, relay_bytes, allocations;
+	uint64_t shares; /* as often as a node between the ends had one */
 	uint64_t forged_accepted, storage_failures;
 };
 void sim_stats(struct sim *s, struct sim_stats *stats);

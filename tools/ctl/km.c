@@ -146,9 +146,16 @@ int ctl_km_status(int argc, char **argv)
 
 /* ---- pool list ------------------------------------------------------------------------------------------------ */
 
+/* Of a pool that relays fill: how many shares they are split into. */
+static const char *policy_text(const mk_pool *p, char text[40])
+{
+	snprintf(text, 40, "%u %s", p->shares, p->shares_required ? "required" : "preferred");
+	return p->shares == 0 ? "" : p->shares == 1 ? "1" : text;
+}
+
 static enum status ask_pools(struct ctl_client *c, void *arg, struct err *e)
 {
-	static const char *const kinds[] = { "link", "authentication", "KSA" };
+	static const char *const kinds[] = { "link", "authentication", "KSA", "share" };
 	qkdn_request request;
 	mk_status_result who = { .km = NULL };
 	mk_pools_result r = { .pools = { .pools_len = 0 } };
@@ -160,14 +167,15 @@ static enum status ask_pools(struct ctl_client *c, void *arg, struct err *e)
 		s = ctl_answer(c, mk_pools_1(&request, &r, c->rpc), &r.outcome, e);
 	for (u_int i = 0; s == ST_OK && i < r.pools.pools_len; i++) {
 		const mk_pool *p = &r.pools.pools_val[i];
+		char text[40];
 
 		json_array_append_new(
-			arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "km", who.km, "kind",
-		                       p->kind <= MK_POOL_KSA ? kinds[p->kind] : "?", "source", p->source, "destination",
+			arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "km", who.km, "kind",
+		                       p->kind <= MK_POOL_SHARE ? kinds[p->kind] : "?", "source", p->source, "destination",
 		                       p->destination, "link", p->link, "stock", (json_int_t)p->stock, "unready",
 		                       (json_int_t)p->unready, "assigned", (json_int_t)p->assigned, "taken_up_to",
 		                       (json_int_t)p->taken_up_to, "ready_up_to", (json_int_t)p->ready_up_to, "voided",
-		                       (json_int_t)p->voided));
+		                       (json_int_t)p->voided, "shares", policy_text(p, text)));
 	}
 	xdr_free((xdrproc_t)xdr_mk_status_result, &who);
 	xdr_free((xdrproc_t)xdr_mk_pools_result, &r);
@@ -180,7 +188,7 @@ int ctl_pool_list(int argc, char **argv)
 		{ "km", "KM" },       { "kind", "KIND" },         { "source", "FROM" },
 		{ "destination", "TO" }, { "link", "LINK" },      { "stock", "STOCK" },
 		{ "unready", "UNREADY" }, { "assigned", "ASSIGNED" }, { "voided", "VOIDED" },
-		{ NULL, NULL },
+		{ "shares", "SHARES" }, { NULL, NULL },
 	};
 
 	return show(argc, argv,
@@ -190,6 +198,16 @@ int ctl_pool_list(int argc, char **argv)
 }
 
 /* ---- relay list ------------------------------------------------------------------------------------------------- */
+
+/* "2 shares" at the source, "1 of 2" on the way. */
+static const char *share_text(const mk_relay *r, char text[40])
+{
+	if (strcmp(r->method, "transit") == 0)
+		snprintf(text, 40, "%u of %u", r->share + 1, r->shares);
+	else
+		snprintf(text, 40, "%u shares", r->shares);
+	return r->shares > 1 ? text : "";
+}
 
 static enum status ask_relays(struct ctl_client *c, void *arg, struct err *e)
 {
@@ -204,14 +222,15 @@ static enum status ask_relays(struct ctl_client *c, void *arg, struct err *e)
 		s = ctl_answer(c, mk_relays_1(&request, &r, c->rpc), &r.outcome, e);
 	for (u_int i = 0; s == ST_OK && i < r.relays.relays_len; i++) {
 		const mk_relay *one = &r.relays.relays_val[i];
-		char text[ID_TEXT_LEN];
+		char text[ID_TEXT_LEN], share[40];
 		struct id id;
 
 		memcpy(id.bytes, one->relay, ID_LEN);
 		id_format(&id, text);
-		json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:I}", "km", who.km, "relay",
+		json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:I}", "km", who.km, "relay",
 		                                     text, "source", one->source, "destination", one->destination,
-		                                     "method", one->method, "stage", one->stage, "remembered",
+		                                     "method", one->method, "stage", one->stage, "share",
+		                                     share_text(one, share), "remembered",
 		                                     one->remembered, "bytes", (json_int_t)one->len));
 	}
 	xdr_free((xdrproc_t)xdr_mk_status_result, &who);
@@ -223,7 +242,7 @@ int ctl_relay_list(int argc, char **argv)
 {
 	static const struct column columns[] = {
 		{ "km", "KM" },         { "relay", "RELAY" }, { "source", "FROM" }, { "destination", "TO" },
-		{ "method", "METHOD" }, { "stage", "STAGE" }, { "remembered", "REMEMBERED ROUTE" },
+		{ "method", "METHOD" }, { "stage", "STAGE" }, { "share", "SHARE" }, { "remembered", "REMEMBERED ROUTE" },
 		{ "bytes", "BYTES" },   { NULL, NULL },
 	};
 

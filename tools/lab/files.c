@@ -314,8 +314,9 @@ static enum status write_km(const struct files *f, size_t node)
 	print_km_peers(to, f, node);
 	print_applications(to, f);
 	print_km_controller(to, f, node);
-	if (!f->t->relay_ahead)
-		fprintf(to, "relay = { ahead = false; };\n");
+	if (!f->t->relay_ahead || f->t->shares > 1) /* else km_settings may have it */
+		fprintf(to, "relay = { ahead = %s; shares = %d; shares_policy = \"%s\"; };\n", f->t->relay_ahead ? "true" : "false",
+		        (int)f->t->shares, topology_policies[f->t->shares_policy]);
 	if (f->t->km_settings != NULL)
 		fprintf(to, "%s\n", f->t->km_settings);
 	return text_put(&text, f, lab_path(f->lab, "%s/kmd.conf", name));

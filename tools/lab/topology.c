@@ -5,6 +5,7 @@
 
 #include "id.h"
 
+const char *const topology_policies[] = { "preferred", "required", NULL };
 const char *const topology_controls[] = { "none", "centralized", "distributed", NULL };
 const char *const topology_modes[] = { "push", "pull", NULL };
 const char *const topology_rates[] = { "model", "fixed", "unlimited", NULL };
@@ -60,6 +61,10 @@ static const struct conf_option options[] = {
 	  .help = "QKDN controllers: one of all nodes, or one at each" },
 	{ "relay_ahead", CONF_BOOL, T(relay_ahead), .fallback = "true",
 	  .help = "whether keys are relayed to far nodes ahead of demand" },
+	{ "shares", CONF_INTEGER, T(shares), .fallback = "1", .min = 1, .max = 8,
+	  .help = "into so many shares relays are split, each over a route of its own" },
+	{ "shares_policy", CONF_ENUM, T(shares_policy), .fallback = "preferred", .words = topology_policies,
+	  .help = "whether fewer shares will do where there are fewer routes without a common node" },
 	{ "km_settings", CONF_STRING, T(km_settings), .help = "lines for every qkdn-kmd's file" },
 	{ "quantum_settings", CONF_STRING, T(quantum_settings), .help = "lines for qkdn-quantumd's file" },
 	{ "controller_settings", CONF_STRING, T(controller_settings), .help = "lines for every qkdn-controllerd's file" },

@@ -32,6 +32,8 @@ struct topology {
 	char *domain;
 	int control; /* enum topology_control */
 	bool relay_ahead;
+	int64_t shares;
+	int shares_policy; /* index of topology_policies */
 	char *km_settings, *quantum_settings, *controller_settings; /* go into the daemons' files as they are; may be NULL */
 	struct conf_list nodes, links;
 };
@@ -55,6 +57,7 @@ size_t topology_controller(const struct topology *t, size_t node);
 /* Index of the node, or -1. */
 int topology_find_node(const struct topology *t, const char *name);
 
+extern const char *const topology_policies[];
 extern const char *const topology_controls[], *const topology_modes[], *const topology_rates[], *const topology_faults[];
 
 #endif
