@@ -330,6 +330,10 @@ check-valgrind: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BU
 	$(Q)QKDN_ROUNDS=10 tests/watched tests/run --build $(BUILD)/valgrind $(VALGRIND_UNITS:%=$(BUILD)/valgrind/tests/unit/test_%) \
 		$(patsubst %,tests/integration/test_%.py,first_key keyreq procedures)
 
+# The same tests with the address and undefined-behaviour sanitizers; takes several times as long.
+check-sanitized:
+	$(Q)$(MAKE) SANITIZE=address,undefined BUILD=build/asan check
+
 # ---- installing -------------------------------------------------------------------------------
 bindir   ?= $(prefix)/bin
 sbindir  ?= $(prefix)/sbin
@@ -398,7 +402,7 @@ check-large: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all bench programs install check check-unit check-thread check-valgrind fuzz lint soak demo print-programs clean
+.PHONY: FORCE all bench programs install check check-unit check-sanitized check-thread check-valgrind fuzz lint soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 

@@ -309,6 +309,9 @@ static enum status parse_failed(const char *path, const config_t *config, struct
 	if (config_error_type(config) == CONFIG_ERR_FILE_IO)
 		return err_set(e, ST_CONFIGURATION, "%s: cannot be read: %s", path,
 		               errno != 0 ? strerror(errno) : "not a file");
+	if (strstr(config_error_text(config), "duplicate") != NULL)
+		return err_set(e, ST_CONFIGURATION, "%s:%d: %s: it is there twice: remove one",
+		               file != NULL ? file : path, config_error_line(config), config_error_text(config));
 	return err_set(e, ST_CONFIGURATION,
 	               "%s:%d: %s: look for a missing \";\", quote or bracket on this line or the one before",
 	               file != NULL ? file : path, config_error_line(config), config_error_text(config));
