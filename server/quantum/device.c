@@ -97,6 +97,7 @@ void device_free(struct device *d)
 		return;
 	qkd_module_down(d->module);
 	rtls_peer_free(d->peer);
+	d->peer = NULL;
 	rtls_endpoint_free(d->endpoint); /* answers every call that is on its way */
 	env_timer_free(d->env, d->retry);
 	free(d);
@@ -148,7 +149,7 @@ bool device_answer_is_good(struct device_call *call, const char *what, enum stat
 
 void device_try_again(struct device *d)
 {
-	if (rtls_peer_is_up(d->peer) && !qkd_module_is_up(d->module))
+	if (d->peer != NULL && rtls_peer_is_up(d->peer) && !qkd_module_is_up(d->module))
 		env_timer_set(d->env, d->retry, register_again);
 }
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <event2/event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include "kq2.h"
 #include "test_pki.h"
 
-enum { BLOCK = 512, ROOM = 1024 };
+enum { BLOCK = 512, ROOM = 1024, BUFFER = 32 };
 
 void qkdn_kq1_1(struct svc_req *rq, SVCXPRT *xprt);
 void qkdn_kq2_1(struct svc_req *rq, SVCXPRT *xprt);
@@ -203,7 +204,7 @@ static struct rig *rig_new(enum module_mode mode)
 	const struct link_settings s = {
 		.name = "alice-bob",
 		.block_size = BLOCK,
-		.buffer_blocks = 32,
+		.buffer_blocks = BUFFER,
 		.rate = LINK_RATE_UNLIMITED,
 		.model = { .length_km = 20, .attenuation_db_per_km = 0.21, .detector_efficiency = 0.045,
 		           .dark_count = 1.7e-6, .misalignment = 0.033, .error_correction = 1.22,
@@ -255,6 +256,12 @@ static bool both_full(struct rig *r)
 static bool both_registered(struct rig *r)
 {
 	return qkd_link_state(r->link).running;
+}
+
+/* The KMs, and behind them the modules. */
+static bool all_full(struct rig *r)
+{
+	return both_full(r) && qkd_link_state(r->link).next_sequence == ROOM + BUFFER;
 }
 
 static bool link_stopped(struct rig *r)
@@ -351,15 +358,15 @@ static void status_and_alarms_are_told(void **state)
 	device_start(r, 0);
 	device_start(r, 1);
 	run_until(r, both_registered);
-	run_until(r, both_full);
+	run_until(r, all_full);
 	qkd_link_set_faults(r->link, &f, 1);
 	call_module(&r->kms[0], KQ2_STATUS, "alice-bob", (xdrproc_t)xdr_kq2_status_result,
 	            sizeof(kq2_status_result), on_status);
 	call_module(&r->kms[1], KQ2_STOP, "another-link", (xdrproc_t)xdr_kq2_result, sizeof(kq2_result), on_plain);
 	run_until(r, status_came);
 	assert_false(r->kms[0].status.running);
-	assert_int_equal(r->kms[0].status.next_sequence, ROOM + 32); /* two full buffers */
-	assert_int_equal(r->kms[0].status.buffered, 32);
+	assert_int_equal(r->kms[0].status.next_sequence, ROOM + BUFFER);
+	assert_int_equal(r->kms[0].status.buffered, BUFFER);
 	assert_string_equal(r->kms[0].alarms, "+link-loss ");
 	assert_string_equal(r->kms[1].alarms, "+link-loss ");
 	assert_string_equal(r->kms[1].last_refusal, "not-found: this module is not of that link");
@@ -387,6 +394,19 @@ static void a_restarted_km_is_found_again(void **state)
 	rig_free(r);
 }
 
+/* It is freed while the answer, a refusal, is still on its way. */
+static void a_module_may_end_while_it_registers(void **state)
+{
+	struct rig *r = rig_new(MODULE_PUSH);
+
+	(void)state;
+	r->kms[0].refuse = true;
+	device_start(r, 0);
+	while (r->kms[0].registrations == 0)
+		event_base_loop(env_event_base(r->env), EVLOOP_ONCE);
+	rig_free(r);
+}
+
 static void a_strange_certificate_is_refused(void **state)
 {
 	struct rig *r = rig_new(MODULE_PUSH);
@@ -410,7 +430,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(blocks_are_pushed_alike_to_both), cmocka_unit_test(blocks_are_pulled_alike_by_both),
 		cmocka_unit_test(status_and_alarms_are_told),      cmocka_unit_test(a_restarted_km_is_found_again),
-		cmocka_unit_test(a_strange_certificate_is_refused),
+		cmocka_unit_test(a_module_may_end_while_it_registers), cmocka_unit_test(a_strange_certificate_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -266,15 +266,20 @@ enum status lab_start(struct lab *lab, struct lab_daemon *only, struct err *e)
 
 /* ---- ending ------------------------------------------------------------------------------------------------------ */
 
-void lab_stop(struct lab *lab, struct lab_daemon *only, int number)
+static bool is_to_end(const struct lab_daemon *d, const struct lab_daemon *only, bool rpcbinds)
+{
+	return (only == NULL || only == d) && (d->kind == LAB_RPCBIND) == rpcbinds;
+}
+
+static void end_some(struct lab *lab, const struct lab_daemon *only, bool rpcbinds, int number)
 {
 	for (size_t i = lab->daemon_count; i-- > 0;)
-		if (only == NULL || only == &lab->daemons[i])
+		if (is_to_end(&lab->daemons[i], only, rpcbinds))
 			process_signal(lab->daemons[i].pid, lab->daemons[i].started, number);
 	for (size_t i = lab->daemon_count; i-- > 0;) {
 		struct lab_daemon *d = &lab->daemons[i];
 
-		if (only != NULL && only != d)
+		if (!is_to_end(d, only, rpcbinds))
 			continue;
 		if (!process_wait_gone(d->pid, d->started, STOP_MS)) {
 			fprintf(stderr, "qkdn-lab: %s did not stop in %d s: killed\n", d->name, STOP_MS / 1000);
@@ -285,6 +290,13 @@ void lab_stop(struct lab *lab, struct lab_daemon *only, int number)
 		d->pid = 0;
 		d->started = 0;
 	}
+}
+
+/* rpcbind last: the others withdraw their programs there. */
+void lab_stop(struct lab *lab, struct lab_daemon *only, int number)
+{
+	end_some(lab, only, false, number);
+	end_some(lab, only, true, number);
 }
 
 /* ---- as an application ------------------------------------------------------------------------------------------- */
