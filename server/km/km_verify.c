@@ -38,7 +38,9 @@ enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t o
 
 	if (s == ST_OK)
 		s = ks_pool_get(t, pool, &p);
-	return s == ST_OK && p.ready < offset + len ? ks_settle(t, pool, offset + len) : s;
+	if (s != ST_OK)
+		return s;
+	return p.ready < offset + len ? ks_settle(t, pool, offset + len) : ST_OK;
 }
 
 struct verification {
