@@ -443,7 +443,6 @@ struct ksa_use {
 	uint64_t base;  /* and had durably taken up to here before it took the last of them */
 };
 MUST_CHECK enum status ksa_use_get(struct ks_txn *t, const struct id *pool, struct ksa_use *use);
-MUST_CHECK enum status ksa_use_raise(struct ks_txn *t, const struct id *pool, const struct ksa_use *use); /* never lowers */
 
 /* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */
 MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,

@@ -30,7 +30,7 @@ enum status ksa_use_get(struct ks_txn *t, const struct id *pool, struct ksa_use 
 	return ST_OK;
 }
 
-enum status ksa_use_raise(struct ks_txn *t, const struct id *pool, const struct ksa_use *use)
+static enum status use_raise(struct ks_txn *t, const struct id *pool, const struct ksa_use *use)
 {
 	char key[KS_NOTE_KEY_MAX];
 	struct ksa_use before;
@@ -75,7 +75,7 @@ static enum status assign_work(struct ks_txn *t, void *arg)
 	if (a->unused_below > used) /* nor will the source, after a crash, use it again */
 		used = a->unused_below;
 	s = ksa_pool_forget(t, &a->pool, a->unused_below);
-	return s == ST_OK ? ksa_use_raise(t, &a->pool, &(struct ksa_use){ used, a->base }) : s;
+	return s == ST_OK ? use_raise(t, &a->pool, &(struct ksa_use){ used, a->base }) : s;
 }
 
 static void assigned(enum status s, void *arg)

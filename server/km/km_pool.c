@@ -339,15 +339,13 @@ static enum status give_up_used(struct ks_txn *t, struct opening *o, const struc
 
 	if (s == ST_OK && o->a.used > o->taken && o->taken >= o->a.base)
 		s = ks_void(t, &o->desc.id, o->taken, o->a.used - o->taken, NULL);
-	/* what it says may rest on a commit that failed, and be forgotten there after a crash */
-	if (s == ST_OK)
-		s = ksa_use_raise(t, &o->desc.id, &(struct ksa_use){ o->used, o->a.base });
 	if (s == ST_OK)
 		s = ks_pool_get(t, &o->desc.id, &after);
 	if (s != ST_OK)
 		return s;
 	o->given_up = after.voided - before->voided;
-	/* keys voided here, by a request whose commit had failed there: forgotten there after a crash, too */
+	/* Keys voided here, by a request or an opening, on the word of a commit that had failed there: after a
+	 * crash the source knows nothing of it. */
 	if (after.head > o->a.used)
 		o->a.used = after.head;
 	return ST_OK;
