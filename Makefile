@@ -232,6 +232,7 @@ $(BUILD)/bin/fuzz_km: $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/kmd.c %/km_conf
 $(BUILD)/bin/fuzz_conf: $(BUILD)/server/km/km_conf.o
 $(BUILD)/bin/fuzz_store: LDFLAGS += -Wl,--wrap=seal_open,--wrap=seal_close
 $(BUILD)/tests/fuzz/fuzz_controller.o: CPPFLAGS += -Iserver/controller
+$(BUILD)/bin/fuzz_km $(BUILD)/bin/fuzz_controller: $(BUILD)/tests/fuzz/peers.o
 $(BUILD)/bin/fuzz_controller: LDFLAGS += -Wl,--unresolved-symbols=ignore-in-object-files
 $(BUILD)/bin/fuzz_controller: $(patsubst %,$(BUILD)/server/controller/%.o,$(CONTROLLER_CORE) $(CONTROLLER_WIRE))
 
