@@ -103,7 +103,7 @@ bool file_write_all(int fd, const void *bytes, size_t len)
 	return true;
 }
 
-static bool sync_folder_of(const char *path)
+bool file_sync_folder(const char *path)
 {
 	char *copy = xstrdup(path);
 	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -117,7 +117,7 @@ static bool sync_folder_of(const char *path)
 
 enum status file_rename(const char *from, const char *to, struct err *e)
 {
-	if (rename(from, to) == 0 && sync_folder_of(to))
+	if (rename(from, to) == 0 && file_sync_folder(to))
 		return ST_OK;
 	return err_set(e, ST_STORAGE, "putting %s in the place of %s: %s", from, to, strerror(errno));
 }
@@ -152,7 +152,7 @@ enum status file_write(const char *path, const void *bytes, size_t len, unsigned
 	ok = fd >= 0 && file_write_all(fd, bytes, len) && fsync(fd) == 0;
 	if (fd >= 0 && close(fd) != 0)
 		ok = false;
-	if (!ok || rename(fresh, path) != 0 || !sync_folder_of(path)) {
+	if (!ok || rename(fresh, path) != 0 || !file_sync_folder(path)) {
 		status = err_set(e, ST_STORAGE, "writing %s: %s", path, strerror(errno));
 		unlink(fresh);
 	}

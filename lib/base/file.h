@@ -16,6 +16,9 @@ MUST_CHECK enum status file_read_secret(const char *path, size_t max, struct sec
 /* All of it, however often write has to be called. false: errno says why. */
 MUST_CHECK bool file_write_all(int fd, const void *bytes, size_t len);
 
+/* Syncs the folder that path lies in, so that its name survives a power cut. false: errno says why. */
+MUST_CHECK bool file_sync_folder(const char *path);
+
 /* Renames from over to and syncs the folder. */
 MUST_CHECK enum status file_rename(const char *from, const char *to, struct err *e);
 

@@ -106,6 +106,14 @@ static void rig_up(struct rig *r, unsigned end)
 	qkd_module_start(r->kms[end].module);
 }
 
+/* Both KMs come, and time goes by. */
+static void both_up(struct rig *r, uint64_t ns)
+{
+	rig_up(r, 0);
+	rig_up(r, 1);
+	world_run(r->world, ns);
+}
+
 static void make_link(struct rig *r, enum link_rate rate, enum module_mode mode)
 {
 	struct link_settings s = {
@@ -216,9 +224,7 @@ static void credit_is_never_overrun(void **state)
 
 	(void)state;
 	r->kms[0].credit = 5;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 100 * NS_PER_MS);
+	both_up(r, 100 * NS_PER_MS);
 	assert_int_equal(r->kms[0].most_on_the_way, 5);
 	assert_true(r->kms[0].next > 100);
 	r->kms[0].credit = 0; /* from its next answers on */
@@ -242,9 +248,7 @@ static void several_messages_are_in_flight(void **state)
 	struct rig *r = rig_new(LINK_RATE_UNLIMITED, MODULE_PUSH);
 
 	(void)state;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, ROUND_TRIP_MS * NS_PER_MS / 2);
+	both_up(r, ROUND_TRIP_MS * NS_PER_MS / 2);
 	assert_int_equal(r->kms[0].in_flight, 4);
 	assert_int_equal(r->kms[0].largest, BUFFER / 4);
 	world_run(r->world, 200 * NS_PER_MS);
@@ -258,9 +262,7 @@ static void lost_messages_are_sent_again(void **state)
 	uint64_t before;
 
 	(void)state;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 51 * NS_PER_MS);
+	both_up(r, 51 * NS_PER_MS);
 	before = r->kms[0].next;
 	qkd_module_down(r->kms[0].module);
 	r->kms[0].deaf = true; /* what was on its way is lost */
@@ -281,9 +283,7 @@ static void a_restart_goes_on_above_both(void **state)
 
 	(void)state;
 	r->kms[1].credit = 20;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 51 * NS_PER_MS);
+	both_up(r, 51 * NS_PER_MS);
 	settle(r);
 	qkd_link_free(r->link);
 	r->kms[1].next -= 3; /* it had not got the last ones */
@@ -311,9 +311,7 @@ static void a_stopped_module_stops_the_link(void **state)
 	uint64_t before;
 
 	(void)state;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, NS_PER_S);
+	both_up(r, NS_PER_S);
 	qkd_module_stop(r->kms[1].module);
 	assert_false(qkd_link_state(r->link).running);
 	world_run(r->world, 10 * NS_PER_MS);
@@ -332,9 +330,7 @@ static void refusals_that_pass_are_retried(void **state)
 
 	(void)state;
 	r->kms[0].answer = ST_STORAGE;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 5 * NS_PER_S);
+	both_up(r, 5 * NS_PER_S);
 	assert_int_equal(r->kms[0].next, 0);
 	assert_int_equal(qkd_module_state(r->kms[0].module).buffered, BUFFER);
 	assert_true(qkd_link_state(r->link).pauses > 0);
@@ -351,9 +347,7 @@ static void refusals_for_good_are_counted(void **state)
 
 	(void)state;
 	r->kms[0].answer = ST_CONFLICT;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, NS_PER_S);
+	both_up(r, NS_PER_S);
 	assert_in_range(qkd_module_state(r->kms[0].module).dropped, 95, 101);
 	rig_free(r);
 }
@@ -406,9 +400,7 @@ static struct rig *rig_with_fault(enum fault_kind kind, uint64_t every, uint64_t
 	struct rig *r = rig_new(LINK_RATE_FIXED, MODULE_PUSH);
 
 	fault_at_bob(r, kind, every, count);
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, 2 * NS_PER_S);
+	both_up(r, 2 * NS_PER_S);
 	return r;
 }
 
@@ -468,9 +460,7 @@ static void a_lost_channel_is_told_and_heals(void **state)
 	uint64_t before;
 
 	(void)state;
-	rig_up(r, 0);
-	rig_up(r, 1);
-	world_run(r->world, NS_PER_S);
+	both_up(r, NS_PER_S);
 	fault_at_bob(r, FAULT_LINK_LOSS, 0, 0);
 	world_run(r->world, NS_PER_S);
 	before = r->kms[0].next;

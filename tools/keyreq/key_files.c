@@ -3,26 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "file.h"
-
-/* So that the new folder's own name survives a power cut. */
-static bool sync_parent(const char *folder)
-{
-	char *copy = xstrdup(folder);
-	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool ok = fd >= 0 && fsync(fd) == 0;
-
-	if (fd >= 0)
-		close(fd);
-	free(copy);
-	return ok;
-}
 
 enum status key_files_open(const char *folder, int *fd, struct err *e)
 {
@@ -32,7 +17,7 @@ enum status key_files_open(const char *folder, int *fd, struct err *e)
 	if (!made && errno != EEXIST)
 		return err_set(e, ST_CONFIGURATION, "making the folder %s: %s", folder, strerror(errno));
 	*fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (*fd < 0 || fstat(*fd, &st) != 0 || (made && !sync_parent(folder))) {
+	if (*fd < 0 || fstat(*fd, &st) != 0 || (made && !file_sync_folder(folder))) {
 		err_set(e, ST_CONFIGURATION, "opening the folder %s: %s", folder, strerror(errno));
 	} else if (st.st_uid != geteuid()) {
 		err_set(e, ST_CONFIGURATION, "the folder %s belongs to user %u: name one of your own", folder,
