@@ -124,7 +124,7 @@ PROGRAMS += qkdn-keyreq
 qkdn-keyreq := tools/command.c tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdn-kmd
-KM := km km_link km_stock km_ingest km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_route km_share km_relay km_control km_supply km_assign km_fetch km_status
+KM := km km_link km_stock km_ingest km_module km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_route km_share km_relay km_control km_supply km_assign km_fetch km_status
 qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/km_kq.c server/km/km_kx1.c \
 	server/km/km_kx2.c server/km/km_ck.c server/km/km_mk.c server/km/km_conf.c server/km/kmd.c
 
@@ -311,11 +311,13 @@ export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
-check: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) \
-		$(SIM_TESTS)
-	$(Q)tests/run --build $(BUILD) $(UNITS:%=$(BUILD)/tests/unit/test_%) \
-		$(SIM_TESTS) $(sort $(wildcard tests/checks/*)) \
-		$(sort $(wildcard tests/integration/test_*.py))
+test-programs: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) \
+	$(SIM_TESTS)
+TESTS := $(UNITS:%=$(BUILD)/tests/unit/test_%) $(SIM_TESTS) \
+	$(sort $(wildcard tests/checks/*)) $(sort $(wildcard tests/integration/test_*.py))
+
+check: test-programs
+	$(Q)tests/run --build $(BUILD) $(TESTS)
 
 # What ThreadSanitizer and valgrind's memcheck find fails these, whichever process it is in. The store's writer and
 # libqkdn's threads are what races could be between; a simulation and a search of memory have nothing to find.
@@ -332,9 +334,9 @@ check-valgrind: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BU
 	$(Q)QKDN_ROUNDS=10 tests/watched tests/run --build $(BUILD)/valgrind $(VALGRIND_UNITS:%=$(BUILD)/valgrind/tests/unit/test_%) \
 		$(patsubst %,tests/integration/test_%.py,first_key keyreq procedures)
 
-# The same tests with the address and undefined-behaviour sanitizers; takes several times as long.
+# Every test with the address and undefined-behaviour sanitizers, which a daemon's report fails like its own.
 check-sanitized:
-	$(Q)$(MAKE) SANITIZE=address,undefined BUILD=build/asan check
+	$(Q)$(MAKE) SANITIZE=address,undefined BUILD=$(BUILD)/asan check
 
 # ---- installing -------------------------------------------------------------------------------
 bindir   ?= $(prefix)/bin
@@ -404,7 +406,7 @@ check-large: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all bench programs install check check-unit check-sanitized check-thread check-valgrind fuzz lint soak demo print-programs clean
+.PHONY: FORCE all bench programs install test-programs check check-unit check-sanitized check-thread check-valgrind fuzz lint soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 

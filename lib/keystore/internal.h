@@ -233,6 +233,7 @@ struct ks {
 
 	struct report
 	    *reports; /* posted, not yet run: the loop's thread and, to add, the writer; under lock */
+	uint64_t unreported; /* works; the loop's thread */
 	_Atomic uint64_t key_bytes, commits, works, works_failed;
 };
 

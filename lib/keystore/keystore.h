@@ -72,6 +72,9 @@ void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 typedef void (*ks_ran)(void *arg);
 void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg);
 
+/* Whether every work that was submitted has been reported. For the loop's thread. */
+bool ks_is_idle(const struct ks *ks);
+
 /* ---- pools -------------------------------------------------------------------------------- */
 
 enum ks_pool_kind { KS_POOL_LINK, KS_POOL_AUTH, KS_POOL_KSA, KS_POOL_SHARE };

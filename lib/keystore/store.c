@@ -83,6 +83,8 @@ static void tell_done(struct report *r)
 
 	for (j = r->jobs; j != NULL; j = next) {
 		next = j->next;
+		if (r->ks != NULL && j->kind == JOB_WORK)
+			r->ks->unreported--;
 		if (r->ks != NULL && j->done != NULL)
 			j->done(j->status, j->arg); /* which may close the store */
 		free(j);
@@ -425,12 +427,18 @@ void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void
 	struct job *job = xcalloc(1, sizeof *job);
 
 	*job = (struct job){.work = work, .ran = ran, .done = done, .arg = arg};
+	ks->unreported++;
 	submit(ks, job);
 }
 
 void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg)
 {
 	ks_submit_early(ks, work, NULL, done, arg);
+}
+
+bool ks_is_idle(const struct ks *ks)
+{
+	return ks->unreported == 0;
 }
 
 void ks_rotate_master_key(struct ks *ks, struct err *why, ks_done done, void *arg)

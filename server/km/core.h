@@ -66,10 +66,31 @@ struct sync_slot {
 	uint64_t sequence, key_offset;
 };
 
+struct module_alarm {
+	km_name cause;
+	char text[513];
+	bool major;
+	uint64_t raised_at; /* UTC */
+};
+
+/* The QKD module of a link at this node: km_module.c. */
+struct module {
+	km_name name;
+	bool registered, pull;
+	bool stopped;       /* by this KM: the pools are full */
+	bool out_of_credit; /* it was told so, and nothing else since */
+	bool asking, told;  /* its status is asked for; was told since it registered */
+	uint64_t ask_at;    /* monotonic */
+	struct km_module_status status;
+	unsigned alarm_count;
+	struct module_alarm alarms[KM_ALARMS_MAX]; /* those that stand */
+};
+
 struct link {
 	struct km *km;
 	struct link_view view; /* view.id is zero until the link was opened once */
-	km_name peer, module;
+	km_name peer;
+	struct module module;
 	char *initial_secret;
 	UT_hash_handle hh; /* by name */
 
@@ -102,7 +123,7 @@ struct link {
 	bool recounting; /* its stock, soon or now */
 	struct env_timer *stock_timer;
 
-	bool module_up, pull, pulling, out_of_credit;
+	bool pulling;
 	struct env_timer *pull_timer;
 	struct log_limit complaints;
 };
@@ -135,8 +156,17 @@ void link_changed(struct link *l);
 
 void link_peer_up(struct link *l, bool up);
 void link_sync_soon(struct link *l, uint64_t after_ns); /* leader: look for blocks to synchronize */
+
+/* The link of a module that speaks for itself, or NULL and a refusal. */
+struct link *link_of_module(struct km *km, const char *from, const char *module, const char *name, km_reply reply,
+                            void *arg);
+uint32_t link_credit(const struct link *l); /* blocks that it takes now */
+void link_pull(void *link);                 /* asks its module for what it takes, or says that it takes none */
 void link_module_up(struct link *l, bool up);
-void link_check_credit(struct link *l);
+void link_check_credit(struct link *l);      /* there may be room again */
+void module_has_no_credit(struct link *l);   /* it was told that nothing is taken, or is not asked for anything */
+void link_tick_module(struct link *l);
+const char *module_state(const struct link *l); /* in a word */
 
 bool link_has(const struct link *l, uint64_t sequence);
 void link_mark(struct link *l, uint64_t sequence, bool stored);
@@ -287,6 +317,7 @@ struct fill_source {
 };
 void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*taken)(struct fill *f, enum status s));
 void fill_resume(struct ksa_pool *p, const struct fill_note *note);
+void fill_stop(struct fill *f); /* the KM ends: who waits for it is told */
 struct fill *fill_by_relay(struct km *km, const struct id *relay);
 
 /* The method's reports. */
@@ -512,7 +543,7 @@ km_handler handle_key_request, handle_key_request_with_id, handle_status;
 km_handler handle_key_supply, handle_key_sync, handle_register, handle_alarm;
 km_handler handle_link_open, handle_link_sync, handle_allocate, handle_relay, handle_completion;
 km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
-km_handler handle_mk_status, handle_mk_pools, handle_mk_relays, handle_mk_change_master_key;
+km_handler handle_mk_status, handle_mk_pools, handle_mk_modules, handle_mk_relays, handle_mk_change_master_key;
 km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
 
 /* Load what the store remembers; run in the works of km.c's start. */

@@ -30,6 +30,7 @@ const struct km_limits km_default_limits = {
 	.data_key_lifetime = 24 * 3600 * NS_PER_S,
 	.key_lifetime = 3600 * NS_PER_S,
 	.missing_block_grace = 2 * NS_PER_S,
+	.status_interval = 10 * NS_PER_S,
 	.call_timeout = 5 * NS_PER_S,
 	.relay_timeout = 10 * NS_PER_S,
 	.route_lifetime = 3600 * NS_PER_S,
@@ -125,6 +126,7 @@ static km_handler *const handlers[KM_MESSAGES] = {
 	[KM_MK_STATUS] = handle_mk_status,
 	[KM_MK_POOLS] = handle_mk_pools,
 	[KM_MK_RELAYS] = handle_mk_relays,
+	[KM_MK_MODULES] = handle_mk_modules,
 	[KM_MK_CHANGE_MASTER_KEY] = handle_mk_change_master_key,
 };
 
@@ -171,7 +173,7 @@ void km_controller_up(struct km *km, bool up)
 void km_module_up(struct km *km, const char *module, bool up)
 {
 	for (struct link *l = km->links; l != NULL; l = l->hh.next)
-		if (strcmp(l->module, module) == 0)
+		if (strcmp(l->module.name, module) == 0)
 			link_module_up(l, up);
 }
 
@@ -249,7 +251,7 @@ static void tick(void *arg)
 	struct km *km = arg;
 
 	for (struct link *l = km->links; l != NULL; l = l->hh.next) {
-		link_check_credit(l);
+		link_tick_module(l);
 		link_tell_unused(l);
 	}
 	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next) {
@@ -420,6 +422,8 @@ static void load_done(enum status s, void *arg)
 	free(load->links);
 	free(load);
 	km->loaded = true;
+	if (km->stopping)
+		return;
 	env_timer_set(km->env, km->tick, TICK_NS);
 	if (km->ready != NULL)
 		km->ready(km->ready_arg);
@@ -459,7 +463,7 @@ static enum status add_link(struct km *km, const struct km_link_options *o, stru
 	l->km = km;
 	strcpy(l->view.name, o->name);
 	strcpy(l->peer, o->peer);
-	strcpy(l->module, o->module ? o->module : "");
+	strcpy(l->module.name, o->module ? o->module : "");
 	l->initial_secret = xstrdup(o->initial_secret);
 	l->view.block_size = o->block_size;
 	l->view.half = (o->block_size - 2 * AUTH_SHARE) / 2;
@@ -520,8 +524,13 @@ void km_stop(struct km *km)
 {
 	km->stopping = true;
 	env_timer_stop(km->env, km->tick);
-	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next) {
+		struct fill *f;
+
 		ksa_pool_stop(p);
+		DL_FOREACH (p->fills, f)
+			fill_stop(f);
+	}
 	fetch_stop(km);
 }
 

@@ -59,6 +59,7 @@ struct km_limits {
 	uint64_t data_key_lifetime;             /* ns between rotations of the store's data key; 0: never */
 	uint64_t key_lifetime;                  /* ns until an unfetched key is voided */
 	uint64_t missing_block_grace;           /* ns until a missing block is given up */
+	uint64_t status_interval;               /* ns between two requests for a QKD module's status */
 	uint64_t call_timeout;                  /* ns for an answer from a peer */
 	uint64_t relay_timeout;                 /* ns for a relay to reach its destination */
 	uint64_t route_lifetime;                /* ns that a controller's ways are used while it does not answer; 0: not */
@@ -92,8 +93,10 @@ struct km_options {
 /* Everything in the options is copied, but for env, ks and wire. */
 MUST_CHECK enum status km_new(struct km **km, const struct km_options *o, struct err *e);
 
-/* Refuses what is waiting and what comes. Then the caller closes the store (which drops what it has not
- * reported) and the wire (which drops what has not been answered), then frees the core. */
+/* Refuses what is waiting and what comes. Then the caller lets the store come to rest, ends the wire, which tells
+ * that calls out have failed, and lets the store come to rest again: then nobody holds what is the core's, and it
+ * can be freed behind the store. Where that is cut short (the store drops what it has not reported) memory is lost,
+ * nothing else. */
 void km_stop(struct km *km);
 void km_free(struct km *km);
 

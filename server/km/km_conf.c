@@ -155,6 +155,8 @@ const struct conf_option km_conf_options[] = {
 	  .max = 600, .help = "how long to wait for a peer's answer" },
 	{ ROW(struct km_conf, missing_block_grace, "missing_block_grace"), .type = CONF_DURATION, .fallback = "2 s",
 	  .min = 0.01, .max = 3600, .help = "how long a missing block of QKD-keys may be late before it is given up" },
+	{ ROW(struct km_conf, module_status_interval, "module_status_interval"), .type = CONF_DURATION, .fallback = "10 s",
+	  .min = 0.1, .max = 3600, .help = "how often a QKD module is asked for its status" },
 	{ .name = NULL },
 };
 

@@ -42,7 +42,7 @@ struct km_conf {
 		int64_t size, timeout, route_lifetime, shares;
 		int shares_policy; /* enum km_conf_shares */
 	} relay;
-	int64_t call_timeout, missing_block_grace;
+	int64_t call_timeout, missing_block_grace, module_status_interval;
 };
 
 enum km_conf_shares { SHARES_PREFERRED, SHARES_REQUIRED };

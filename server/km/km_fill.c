@@ -245,6 +245,12 @@ static void settle_ran(void *arg)
 	p->ready = w->state.ready;
 }
 
+void fill_stop(struct fill *f)
+{
+	if (f->stage != FILL_TAKING) /* a reservation that is being taken is answered when it was */
+		answer_controller(f, ST_BUSY, "the key manager is stopping");
+}
+
 static void settled(enum status s, void *arg)
 {
 	struct fill_work *w = arg;
@@ -577,6 +583,17 @@ static void note_no_pad(struct ksa_pool *p, const struct link *to)
 		err_set(&p->failure, ST_LINK_DOWN, "no QKD link of this node is open");
 }
 
+/* What a fill that nobody waits for should have at least: never more than a link gives whose module was stopped,
+ * for it is not started again before something is taken. */
+static uint64_t unhurried(const struct ksa_pool *p)
+{
+	const struct km_limits *limits = &p->km->limits;
+	uint64_t most = limits->link_max_stock > limits->link_reserve ? limits->link_max_stock - limits->link_reserve : 0;
+
+	most = most / 4 / FILL_GRANULE * FILL_GRANULE;
+	return most < FILL_LEAST ? FILL_LEAST : most < FILL_UNHURRIED ? most : FILL_UNHURRIED;
+}
+
 void ksa_pool_fill(struct ksa_pool *p)
 {
 	struct link *l = p->km->limits.relay_to_neighbours ? NULL : link_to_peer(p->km, p->destination);
@@ -593,7 +610,7 @@ void ksa_pool_fill(struct ksa_pool *p)
 		return;
 	source.len_most = wanted(p, l == NULL && !p->km->limits.relay_ahead);
 	if (p->waiting == NULL && p->stock + p->in_flight >= p->km->limits.ksa_low_water / 4)
-		source.len_least = source.len_most < FILL_UNHURRIED ? source.len_most : FILL_UNHURRIED;
+		source.len_least = source.len_most < unhurried(p) ? source.len_most : unhurried(p);
 	if (source.len_most == 0)
 		return;
 	if (l == NULL && source.len_most > relay_most(p))

@@ -1,5 +1,5 @@
 /*
- * km_ingest.c - QKD-keys come in (Kq-1), and the modules that make them (Kq-2).
+ * km_ingest.c - QKD-keys come in (Kq-1).
  *
  * A block is stored at once where it belongs in the link's pools, beyond what is ready: durable before
  * the module is told so, and not usable before the peer KMA has agreed to it (km_sync.c).
@@ -10,7 +10,7 @@
 
 /* ---- credit ------------------------------------------------------------------------------------- */
 
-static uint32_t credit(const struct link *l)
+uint32_t link_credit(const struct link *l)
 {
 	uint64_t blocks, ahead = l->seen - l->next_sequence;
 
@@ -28,10 +28,9 @@ static void answer_progress(struct link *l, enum status s, const char *text, km_
 
 	while (link_has(l, p.next_sequence))
 		p.next_sequence++;
-	p.credit = credit(l);
-	l->out_of_credit = p.credit == 0;
-	if (l->out_of_credit)
-		link_recount_soon(l);
+	p.credit = link_credit(l);
+	if (p.credit == 0)
+		module_has_no_credit(l);
 	if (s != ST_OK)
 		err_set(&p.answer.err, s, "link %s: %s", l->view.name, text);
 	reply(&p.answer, arg);
@@ -160,13 +159,12 @@ static void pushed(struct link *l, enum status s, struct ingest *i)
 	answer_progress(l, s, "the blocks could not be stored: keep them and supply them again", i->reply, i->arg);
 }
 
-/* The link of a module, or a refusal. */
-static struct link *link_of_module(struct km *km, const char *from, const char *module, const char *name,
-                                   km_reply reply, void *arg)
+struct link *link_of_module(struct km *km, const char *from, const char *module, const char *name, km_reply reply,
+                            void *arg)
 {
 	struct link *l = link_by_name(km, name);
 
-	if (l != NULL && strcmp(l->module, module) == 0 && strcmp(from, module) == 0)
+	if (l != NULL && strcmp(l->module.name, module) == 0 && strcmp(from, module) == 0)
 		return l;
 	if (l != NULL && strcmp(from, module) != 0)
 		km_refuse(reply, arg, ST_DENIED, "module %s speaks for itself, not for %s", from, module);
@@ -208,7 +206,7 @@ void handle_key_sync(struct km *km, const char *from, const void *message, km_re
 
 static void pull_soon(struct link *l, uint64_t after)
 {
-	if (l->module_up && l->pull)
+	if (l->module.registered && l->module.pull)
 		env_timer_set(l->km->env, l->pull_timer, after);
 }
 
@@ -228,109 +226,26 @@ static void pull_answered(enum status s, const void *answer, void *arg)
 		return;
 	}
 	if (s == ST_OK && a->answer.err.status != ST_OK && a->answer.err.status != ST_TOO_FEW_KEYS)
-		link_complain(l, "module %s: %s", l->module, a->answer.err.text);
+		link_complain(l, "module %s: %s", l->module.name, a->answer.err.text);
 	l->pulling = false;
 	pull_soon(l, NS_PER_S / 10);
 }
 
-static void pull(void *arg)
+void link_pull(void *arg)
 {
 	struct link *l = arg;
 	struct km_key_pull m = { .link = l->view.name, .next_sequence = l->next_sequence };
 
-	if (!l->module_up || l->pulling)
+	if (!l->module.registered || l->pulling)
 		return;
-	m.blocks = credit(l) < KM_BLOCKS_MAX ? credit(l) : KM_BLOCKS_MAX;
+	m.blocks = link_credit(l) < KM_BLOCKS_MAX ? link_credit(l) : KM_BLOCKS_MAX;
 	if (m.blocks == 0) {
-		link_recount_soon(l);
-		pull_soon(l, NS_PER_S / 10);
+		module_has_no_credit(l);
 		return;
 	}
 	while (link_has(l, m.next_sequence))
 		m.next_sequence++;
 	l->pulling = true;
 	km_trace_new(l->km, &m.trace);
-	km_send(l->km, KM_KEY_PULL, l->module, &m, pull_answered, l);
-}
-
-/* ---- Kq-2: the module's registration, its start, its flow ------------------------------------------------ */
-
-static void command_answered(enum status s, const void *answer, void *arg)
-{
-	const struct km_answer *a = answer;
-	struct link *l = arg;
-
-	if (s != ST_OK && s != ST_PEER_UNREACHABLE)
-		link_complain(l, "module %s did not answer: %s", l->module, status_name(s));
-	else if (s == ST_OK && a->err.status != ST_OK)
-		link_complain(l, "module %s: %s", l->module, a->err.text);
-}
-
-static void start_module(void *arg)
-{
-	struct link *l = arg;
-	struct km_link_command m = { .link = l->view.name };
-
-	if (!l->module_up)
-		return;
-	km_trace_new(l->km, &m.trace);
-	km_send(l->km, KM_START, l->module, &m, command_answered, l);
-	link_check_credit(l);
-	if (l->pull)
-		pull(l);
-}
-
-void link_check_credit(struct link *l)
-{
-	struct km_flow_control m = { .link = l->view.name };
-
-	if (!l->out_of_credit || !l->module_up || l->pull || (m.credit = credit(l)) == 0)
-		return;
-	l->out_of_credit = false;
-	km_trace_new(l->km, &m.trace);
-	km_send(l->km, KM_FLOW_CONTROL, l->module, &m, command_answered, l);
-}
-
-void link_module_up(struct link *l, bool up)
-{
-	if (up)
-		return; /* it registers before it counts */
-	l->module_up = false;
-	env_timer_stop(l->km->env, l->pull_timer);
-}
-
-void handle_register(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
-{
-	const struct km_register *m = message;
-	struct link *l = link_of_module(km, from, m->module, m->link, reply, arg);
-
-	if (l == NULL)
-		return;
-	if (m->block_size != l->view.block_size) {
-		km_refuse(reply, arg, ST_CONFLICT, "link %s: block_size is %u bytes at module %s and %u at %s: make them equal",
-		          m->link, m->block_size, m->module, l->view.block_size, km->name);
-		return;
-	}
-	l->module_up = true;
-	l->pull = m->pull;
-	l->pulling = false;
-	l->out_of_credit = true;
-	if (l->pull_timer == NULL)
-		l->pull_timer = env_timer_new(km->env, pull, l);
-	log_info("link %s: module %s registered (%s, %s)", l->view.name, l->module, m->protocol,
-	         m->pull ? "pull" : "push");
-	km_done(reply, arg);
-	env_post(km->env, start_module, l);
-}
-
-void handle_alarm(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
-{
-	const struct km_alarm *m = message;
-	struct link *l = link_of_module(km, from, m->module, m->link, reply, arg);
-
-	if (l == NULL)
-		return;
-	link_complain(l, "module %s: alarm %s (%s%s): %s", m->module, m->cause, m->major ? "major" : "minor",
-	              m->cleared ? ", cleared" : "", m->text);
-	km_done(reply, arg);
+	km_send(l->km, KM_KEY_PULL, l->module.name, &m, pull_answered, l);
 }

@@ -108,6 +108,7 @@ bool_t kq2_alarm_1_svc(kq2_alarm_args *a, kq2_result *result, struct svc_req *rq
 		              .link = a->link,
 		              .cause = a->cause,
 		              .text = a->text,
+		              .raised_at = a->raised_at,
 		              .major = a->severity == KQ2_MAJOR,
 		              .cleared = a->cleared };
 
@@ -143,6 +144,21 @@ static void link_args(const void *message, void *args, void **room)
 	(void)room;
 	wire_id(&m->trace, a->header.trace);
 	a->link = (char *)m->link;
+}
+
+static void status_answer(void *result, void *answer, void **room)
+{
+	const kq2_status_result *r = result;
+	struct km_module_status_answer *a = answer;
+
+	(void)room;
+	a->status = (struct km_module_status){ .started = r->started,
+		                               .running = r->running,
+		                               .secret_key_rate = r->secret_key_rate,
+		                               .qber_ppm = r->qber_ppm,
+		                               .buffered = r->buffered,
+		                               .next_sequence = r->next_sequence,
+		                               .dropped = r->dropped };
 }
 
 static void flow_args(const void *message, void *args, void **room)
@@ -192,6 +208,8 @@ const struct wire_row wire_kq_rows[] = {
 	  pull_args, pull_answer },
 	KQ2_ROW(KM_START, KQ2_START, xdr_kq2_link_args, link_args),
 	KQ2_ROW(KM_STOP, KQ2_STOP, xdr_kq2_link_args, link_args),
+	{ KM_MODULE_STATUS, "module", QKDN_KQ2_MODULE, QKDN_KQ2_MODULE_V1, KQ2_STATUS, (xdrproc_t)xdr_kq2_link_args,
+	  (xdrproc_t)xdr_kq2_status_result, sizeof(kq2_status_result), link_args, status_answer },
 	KQ2_ROW(KM_FLOW_CONTROL, KQ2_FLOW_CONTROL, xdr_kq2_flow_args, flow_args),
 	{ .role = NULL },
 };

@@ -14,6 +14,7 @@ int qkdn_mk_1_freeresult(SVCXPRT *xprt, xdrproc_t xdr, caddr_t result)
 static const struct rtls_procedure procedures[] = {
 	{ MK_STATUS, "KM status request", "Response to KM status request", "manager admin" },
 	{ MK_POOLS, "Key pool status request", "Response to key pool status request", "manager admin" },
+	{ MK_MODULES, "QKD module status request", "Response to QKD module status request", "manager admin" },
 	{ MK_RELAYS, "Key relay status request", "Response to key relay status request", "manager admin" },
 	{ MK_CHANGE_MASTER_KEY, "Master key change request", "Response to master key change request", "manager admin" },
 	{ 0, NULL, NULL, NULL },
@@ -90,6 +91,48 @@ bool_t mk_pools_1_svc(qkdn_request *a, mk_pools_result *result, struct svc_req *
 
 	(void)result;
 	return wire_receive(rq, KM_MK_POOLS, &trace, pools_result, (xdrproc_t)xdr_mk_pools_result);
+}
+
+static void module_of(const struct km_mk_module *from, mk_module *to)
+{
+	to->link = xstrdup(from->link);
+	to->module = xstrdup(from->module);
+	to->peer = xstrdup(from->peer);
+	to->state = xstrdup(from->state);
+	to->secret_key_rate = from->status.secret_key_rate;
+	to->qber_ppm = from->status.qber_ppm;
+	to->buffered = from->status.buffered;
+	to->dropped = from->status.dropped;
+	to->alarms.alarms_len = from->alarm_count;
+	to->alarms.alarms_val = xcalloc(from->alarm_count, sizeof *to->alarms.alarms_val);
+	for (uint32_t i = 0; i < from->alarm_count; i++) {
+		mk_alarm *alarm = &to->alarms.alarms_val[i];
+
+		alarm->cause = xstrdup(from->alarms[i].cause);
+		alarm->text = xstrdup(from->alarms[i].text);
+		alarm->major = from->alarms[i].major;
+		alarm->raised_at = from->alarms[i].raised_at;
+	}
+}
+
+static void modules_result(const struct km_answer *answer, void *result)
+{
+	const struct km_mk_modules_answer *a = (const struct km_mk_modules_answer *)answer;
+	mk_modules_result *r = result;
+
+	wire_outcome(answer, &r->outcome);
+	r->modules.modules_len = a->count;
+	r->modules.modules_val = xcalloc(a->count, sizeof *r->modules.modules_val);
+	for (uint32_t i = 0; i < a->count; i++)
+		module_of(&a->modules[i], &r->modules.modules_val[i]);
+}
+
+bool_t mk_modules_1_svc(qkdn_request *a, mk_modules_result *result, struct svc_req *rq)
+{
+	struct id trace = wire_to_id(a->header.trace);
+
+	(void)result;
+	return wire_receive(rq, KM_MK_MODULES, &trace, modules_result, (xdrproc_t)xdr_mk_modules_result);
 }
 
 static void relays_result(const struct km_answer *answer, void *result)

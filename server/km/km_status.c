@@ -1,10 +1,10 @@
-/* km_status.c - what a KM tells its manager: counters, pools, ranges on their way; and what the manager may have it
- * do, which is to change the master key of its store (Mk). */
+/* km_status.c - what a KM tells its manager: counters, pools, QKD modules, ranges on their way; and what the manager
+ * may have it do, which is to change the master key of its store (Mk). */
 #include <stdlib.h>
 
 #include "core.h"
 
-enum { POOLS_MOST = 2048, RELAYS_MOST = 1024 };
+enum { POOLS_MOST = 2048, RELAYS_MOST = 1024, MODULES_MOST = 256 };
 
 void handle_mk_status(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
 {
@@ -90,6 +90,39 @@ void handle_mk_pools(struct km *km, const char *from, const void *message, km_re
 	p->reply = reply;
 	p->arg = arg;
 	ks_submit(km->ks, pools_work, pools_done, p);
+}
+
+/* ---- QKD modules -------------------------------------------------------------------------------------- */
+
+static void describe_module(const struct link *l, struct km_mk_module *m)
+{
+	const struct module *d = &l->module;
+
+	m->link = l->view.name;
+	m->peer = l->peer;
+	m->module = d->name;
+	m->state = module_state(l);
+	if (d->registered && d->told)
+		m->status = d->status;
+	m->alarm_count = d->registered ? d->alarm_count : 0;
+	for (uint32_t i = 0; i < m->alarm_count; i++)
+		m->alarms[i] = (struct km_mk_alarm){ .cause = d->alarms[i].cause,
+			                             .text = d->alarms[i].text,
+			                             .major = d->alarms[i].major,
+			                             .raised_at = d->alarms[i].raised_at };
+}
+
+void handle_mk_modules(struct km *km, const char *from, const void *message, km_reply reply, void *arg)
+{
+	struct km_mk_module *modules = xcalloc(HASH_COUNT(km->links), sizeof *modules);
+	struct km_mk_modules_answer a = { .modules = modules };
+
+	(void)from;
+	(void)message;
+	for (const struct link *l = km->links; l != NULL && a.count < MODULES_MOST; l = l->hh.next)
+		describe_module(l, &modules[a.count++]);
+	reply(&a.answer, arg);
+	free(modules);
 }
 
 /* ---- ranges on their way -------------------------------------------------------------------------------- */

@@ -130,7 +130,7 @@ static void recounted(enum status s, void *arg)
 		link_tell_unused(l);
 		link_changed(l);
 	}
-	if (l->out_of_credit || r->discarded_to > 0)
+	if (l->module.out_of_credit || l->module.stopped || r->discarded_to > 0)
 		link_recount_soon(l);
 	free(r);
 }

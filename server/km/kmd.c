@@ -15,7 +15,8 @@
 #include "log.h"
 #include "wire.h"
 
-enum { SECRET_HEAP = 8 * 1024 * 1024, PEERS_MOST = 4096, LARGEST_RECORD = 4 * 1024 * 1024 };
+enum { SECRET_HEAP = 8 * 1024 * 1024, PEERS_MOST = 4096, LARGEST_RECORD = 4 * 1024 * 1024, LOOK_NS = 1000 * 1000 };
+static const uint64_t rest_most = 10 * NS_PER_S;
 
 struct kmd {
 	struct km_conf conf;
@@ -47,6 +48,7 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.key_lifetime = (uint64_t)c->keys.lifetime;
 	l.data_key_lifetime = (uint64_t)c->store.data_key_lifetime;
 	l.missing_block_grace = (uint64_t)c->missing_block_grace;
+	l.status_interval = (uint64_t)c->module_status_interval;
 	l.call_timeout = (uint64_t)c->call_timeout;
 	l.relay_timeout = (uint64_t)c->relay.timeout;
 	l.route_lifetime = (uint64_t)c->relay.route_lifetime;
@@ -235,6 +237,41 @@ static enum status start(struct kmd *d, struct err *e)
 	return s == ST_OK ? start_core(d, e) : s;
 }
 
+/* Looks until the store is at rest, and was when last looked: what was posted in between has run. Not for ever: where
+ * it does not come to rest, the end is that of a KM that was killed. */
+struct rest {
+	struct kmd *d;
+	struct env_timer *timer;
+	uint64_t until;
+	bool was;
+};
+
+static void look(void *arg)
+{
+	struct rest *r = arg;
+	bool is = ks_is_idle(r->d->store);
+
+	if ((is && r->was) || env_mono(r->d->env) > r->until)
+		env_event_stop(r->d->env);
+	else
+		env_timer_set(r->d->env, r->timer, LOOK_NS);
+	r->was = is;
+}
+
+/* Works on the store that are under way come to their ends, and whoever waits for them has an answer. */
+static void rest(struct kmd *d)
+{
+	struct rest r = { .d = d };
+
+	if (d->store == NULL)
+		return;
+	r.until = env_mono(d->env) + rest_most;
+	r.timer = env_timer_new(d->env, look, &r);
+	look(&r);
+	env_event_run(d->env);
+	env_timer_free(d->env, r.timer);
+}
+
 static void stop(struct kmd *d)
 {
 	daemon_notify_stopping();
@@ -243,12 +280,14 @@ static void stop(struct kmd *d)
 	for (size_t i = 0; d->peers != NULL && d->peers[i] != NULL; i++)
 		rtls_peer_free(d->peers[i]);
 	free(d->peers);
-	if (d->store != NULL)
-		ks_close(d->store);
+	rest(d);
 	if (d->wire != NULL)
-		wire_set_core(d->wire, NULL);
+		wire_detach(d->wire);
 	if (d->endpoint != NULL)
 		rtls_endpoint_free(d->endpoint);
+	rest(d); /* calls that went unanswered may have left works behind */
+	if (d->store != NULL)
+		ks_close(d->store);
 	if (d->wire != NULL)
 		wire_free(d->wire);
 	if (d->km != NULL)

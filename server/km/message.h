@@ -24,6 +24,7 @@ enum {
 	KM_SHARES_MAX = 8,
 	KM_EXCLUDED_MAX = 64,
 	KM_ALTERNATIVES_MAX = 8,
+	KM_ALARMS_MAX = 8,
 };
 
 /* The messages a KM sends or receives, by reference point. */
@@ -41,6 +42,7 @@ enum km_message {
 	KM_KEY_PULL,
 	KM_START,
 	KM_STOP,
+	KM_MODULE_STATUS,
 	KM_FLOW_CONTROL,
 	/* Kx-1: KMA to KMA */
 	KM_LINK_OPEN,
@@ -69,6 +71,7 @@ enum km_message {
 	KM_MK_STATUS,
 	KM_MK_POOLS,
 	KM_MK_RELAYS,
+	KM_MK_MODULES,
 	KM_MK_CHANGE_MASTER_KEY,
 	KM_MESSAGES
 };
@@ -158,12 +161,26 @@ struct km_register {
 struct km_alarm {
 	struct id trace;
 	const char *module, *link, *cause, *text;
+	uint64_t raised_at; /* UTC */
 	bool major, cleared;
 };
 
-struct km_link_command { /* start, stop */
+struct km_link_command { /* start, stop, status */
 	struct id trace;
 	const char *link;
+};
+
+struct km_module_status {
+	bool started; /* by the KM, and not stopped since */
+	bool running; /* it makes blocks */
+	uint64_t secret_key_rate; /* bit/s */
+	uint32_t qber_ppm, buffered;
+	uint64_t next_sequence, dropped;
+};
+
+struct km_module_status_answer {
+	struct km_answer answer;
+	struct km_module_status status;
 };
 
 struct km_flow_control {
@@ -488,6 +505,25 @@ struct km_mk_relays_answer {
 	struct km_answer answer;
 	uint32_t count;
 	const struct km_mk_relay *relays;
+};
+
+struct km_mk_alarm {
+	const char *cause, *text;
+	bool major;
+	uint64_t raised_at;
+};
+
+struct km_mk_module {
+	const char *link, *module, *peer, *state;
+	struct km_module_status status; /* as it was told last */
+	uint32_t alarm_count;
+	struct km_mk_alarm alarms[KM_ALARMS_MAX];
+};
+
+struct km_mk_modules_answer {
+	struct km_answer answer;
+	uint32_t count;
+	const struct km_mk_module *modules;
 };
 
 struct km_mk_master_key_answer {

@@ -125,7 +125,7 @@ static void wire_send(void *ctx, enum km_message m, const char *to, const void *
 {
 	struct wire *w = ctx;
 	const struct wire_row *row = row_of(m);
-	struct rtls_conn *conn = rtls_find_conn(w->ep, row->role, to);
+	struct rtls_conn *conn = w->ep != NULL ? rtls_find_conn(w->ep, row->role, to) : NULL;
 	struct outbound *out = xcalloc(1, sizeof *out);
 	uint64_t args[WIRE_ARGS_MAX / sizeof(uint64_t)];
 	void *room = NULL;
@@ -156,7 +156,7 @@ static bool wire_peer_is_up(void *ctx, const char *km)
 {
 	struct wire *w = ctx;
 
-	return rtls_find_conn(w->ep, "km", km) != NULL;
+	return w->ep != NULL && rtls_find_conn(w->ep, "km", km) != NULL;
 }
 
 const struct km_wire wire_ops = { wire_send, wire_peer_is_up };
@@ -212,6 +212,12 @@ struct wire *wire_new(struct rtls_endpoint *ep, struct env *env)
 void wire_set_core(struct wire *w, struct km *km)
 {
 	w->km = km;
+}
+
+void wire_detach(struct wire *w)
+{
+	w->ep = NULL;
+	w->km = NULL;
 }
 
 void wire_free(struct wire *w)

@@ -12,9 +12,11 @@
 struct wire;
 
 /* Attaches a core to an endpoint: serves the KM's programs there, and is the core's km_wire. The core is
- * set when it is made. Free it after the endpoint. */
+ * set when it is made. When it is detached the endpoint may be freed; who sends then is told that nobody can be
+ * reached. */
 struct wire *wire_new(struct rtls_endpoint *ep, struct env *env);
 void wire_set_core(struct wire *w, struct km *km);
+void wire_detach(struct wire *w);
 void wire_free(struct wire *w);
 extern const struct km_wire wire_ops;
 

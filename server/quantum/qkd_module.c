@@ -165,7 +165,7 @@ static void set_wake(struct qkd_module *m)
 
 void qkd_module_send(struct qkd_module *m)
 {
-	if (m->settings.mode != MODULE_PUSH || !m->up || !m->started)
+	if (m->settings.mode != MODULE_PUSH || !m->up)
 		return;
 	while (m->supplies_in_flight < SUPPLIES_IN_FLIGHT_MAX && env_mono(m->env) >= m->retry_at) {
 		size_t limit = supply_limit(m);

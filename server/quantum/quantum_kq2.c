@@ -150,6 +150,7 @@ bool_t kq2_status_1_svc(kq2_link_args *args, kq2_status_result *result, struct s
 	memset(result, 0, sizeof *result);
 	if (!is_ours(d, args->link, &result->outcome))
 		return TRUE;
+	result->started = module.started;
 	result->running = link.running;
 	result->secret_key_rate = (uint64_t)link.key_rate;
 	result->qber_ppm = (u_int)(link.qber * 1e6 + 0.5);

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import unittest
 
-from qkdn_test import BUILD, TOP, Case
+from qkdn_test import BUILD, SANITIZED, TOP, Case
 
 PROGRAM = """
 #include <qkdn.h>
@@ -34,7 +34,7 @@ class Install(Case):
 
     def setUp(self):
         super().setUp()
-        if os.environ.get("SANITIZE"):
+        if SANITIZED:
             self.skipTest("installs what was built without sanitizers")
         self.call("make", "-s", "install", "BUILD=" + BUILD, "DESTDIR=" + self.path("root"), "prefix=/opt/qkdn",
                   env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "BUILD")})

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import unittest
 
-from qkdn_test import BUILD, TOP, Case, run
+from qkdn_test import BUILD, SANITIZED, TOP, Case, run
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 STRANGE_ID = "00000000-0000-4000-8000-000000000000"
@@ -143,9 +143,6 @@ class Keyreq(WithKsa):
                                   env=self.env, stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("standard output", done.stderr)
-
-
-SANITIZED = "asan" in os.path.basename(BUILD) or "tsan" in os.path.basename(BUILD)
 
 
 @unittest.skipIf(SANITIZED, "the library is for other programs, which are not built with a sanitizer")

@@ -1,4 +1,5 @@
-"""The quantum layer towards real key managers: pull, faults, a cut fibre, kill -9."""
+"""The quantum layer towards real key managers: pull, stop and start, status, faults, a cut fibre, kill -9."""
+import json
 import os
 import random
 import signal
@@ -7,14 +8,15 @@ import unittest
 from qkdn_test import Case, Lab, eventually, run, write
 
 NODES = 'nodes = ( { name = "alice"; applications = [ "app1" ]; }, { name = "bob"; applications = [ "app2" ]; } );\n'
-KM = 'km_settings = "missing_block_grace = \\"200 ms\\"; keys = { low_water = \\"32 KiB\\"; high_water = \\"128 KiB\\"; ' \
+KM = 'km_settings = "module_status_interval = \\"200 ms\\"; missing_block_grace = \\"200 ms\\"; ' \
+     'keys = { low_water = \\"32 KiB\\"; high_water = \\"128 KiB\\"; ' \
      'link_max_stock = \\"1 MiB\\"; };";\n'
 
 
 class QuantumLayer(Case):
-    def up(self, link):
+    def up(self, link, folder=None):
         topology = NODES + KM + f'links = ( {{ name = "alice-bob"; between = [ "alice", "bob" ]; {link} }} );\n'
-        self.lab = Lab(write(self.path("topology.conf"), topology), self.path("lab"))
+        self.lab = Lab(write(self.path("topology.conf"), topology), folder or self.path("lab"))
         self.addCleanup(self.lab.down)
         self.seen = set()
 
@@ -64,6 +66,41 @@ class QuantumLayer(Case):
         for km in "alice", "bob":
             self.assertTrue(eventually(lambda km=km: "alarm link-loss (major, cleared)" in self.log(km + "/kmd")))
         self.assert_keys_flow(1, 16, 256)
+
+    def modules(self):
+        said = run("qkdnctl", "module", "list", "--lab", self.lab.folder, "--json").stdout
+        return {m["module"]: m for m in json.loads(said)}
+
+    def states(self):
+        return {m["state"] for m in self.modules().values()}
+
+    def test_an_operator_sees_the_modules(self):
+        self.up('rate = "model"; length_km = 10.0;')
+        self.assertTrue(eventually(lambda: self.states() == {"running"}), self.modules())
+        for module in self.modules().values():
+            self.assertGreater(module["secret_key_rate"], 1000)
+            self.assertTrue(0.01 < module["qber"] < 0.1, module)
+            self.assertEqual(module["alarms"], [])
+        self.set_faults('{ kind = "link-loss"; }')
+        self.assertTrue(eventually(lambda: self.states() == {"waiting"}), self.modules())
+        for module in self.modules().values():
+            self.assertEqual([(a["cause"], a["severity"]) for a in module["alarms"]], [("link-loss", "major")])
+        self.assertIn("link-loss (major)", run("qkdnctl", "module", "list", "--lab", self.lab.folder).stdout)
+        self.set_faults("")
+        self.assertTrue(eventually(lambda: self.states() == {"running"}), self.modules())
+        self.assertTrue(eventually(lambda: not any(m["alarms"] for m in self.modules().values())), self.modules())
+
+    def test_modules_are_stopped_where_nobody_needs_their_keys(self):
+        for mode in "push", "pull":
+            with self.subTest(mode=mode):
+                self.up(f'rate = "unlimited"; mode = "{mode}";', self.path(mode))
+                self.assertTrue(eventually(lambda: "stopped" in self.states()), self.modules())
+                made = self.modules()
+                self.assert_keys_flow(12)  # 1.5 MiB: more than there was
+                self.assertTrue(eventually(lambda: "stopped" in self.states()), self.modules())
+                self.assertEqual(set(made), set(self.modules()))
+                self.assertIn("started again", self.lab.logs())
+                self.lab.down()
 
     def test_kill_9_of_the_quantum_layer(self):
         self.up('rate = "unlimited";')

@@ -280,6 +280,11 @@ static void *answer_relay(struct bag *b, const void *message)
 	return c;
 }
 
+static void *answer_module_status(struct bag *b, const void *message)
+{
+	return bag_copy(b, message, sizeof(struct km_module_status_answer));
+}
+
 static void *answer_progress(struct bag *b, const void *message)
 {
 	return bag_copy(b, message, sizeof(struct km_progress));
@@ -402,6 +407,7 @@ static const struct {
 	[KM_REGISTER] = { "Register", copy_register, answer_plain },
 	[KM_START] = { "Start", copy_link_command, answer_plain },
 	[KM_STOP] = { "Stop", copy_link_command, answer_plain },
+	[KM_MODULE_STATUS] = { "Module status", copy_link_command, answer_module_status },
 	[KM_FLOW_CONTROL] = { "Flow control", copy_flow_control, answer_plain },
 	[KM_LINK_OPEN] = { "Link open", copy_link_open, answer_link_open },
 	[KM_LINK_SYNC] = { "Link sync", copy_link_sync, answer_link_sync },

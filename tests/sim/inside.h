@@ -119,7 +119,7 @@ struct module {
 	struct party party;
 	struct sim_link *link;
 	struct node *node;
-	bool registered, supplying, synced;
+	bool registered, started, supplying, synced;
 	unsigned kept;
 	struct block *blocks;
 	uint64_t again_at;

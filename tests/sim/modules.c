@@ -166,13 +166,15 @@ static void receive(struct party *p, enum km_message msg, struct party *from, co
                     void *arg)
 {
 	struct module *m = container_of(p, struct module, party);
-	struct km_answer a = { { ST_OK, "" } };
+	struct km_module_status_answer a = { .status = { .started = m->started, .running = m->started } };
 
 	(void)from;
 	(void)message;
 	if (msg == KM_FLOW_CONTROL)
 		m->again_at = 0;
-	reply(&a, arg);
+	else if (msg == KM_START || msg == KM_STOP)
+		m->started = msg == KM_START;
+	reply(&a.answer, arg);
 }
 
 static void notice(struct party *p, struct party *other, bool up)
@@ -181,7 +183,7 @@ static void notice(struct party *p, struct party *other, bool up)
 
 	(void)other;
 	if (!up)
-		m->registered = false;
+		m->registered = m->started = false;
 }
 
 /* ---- links --------------------------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@ static const struct command commands[] = {
 	{ "km status", ctl_km_status, "show what key managers have done since their start" },
 	{ "link list", ctl_link_list, "list QKD links with stock, rates and error ratio" },
 	{ "pool list", ctl_pool_list, "list the key pools of key managers" },
+	{ "module list", ctl_module_list, "list the QKD modules of key managers, with their alarms" },
 	{ "relay list", ctl_relay_list, "list the ranges of key bits that are on their way" },
 	{ "route show", ctl_route_show, "show the way between two nodes" },
 	{ "topology show", ctl_topology_show, "show the network as a controller knows it" },

@@ -14,6 +14,7 @@ int ctl_route_show(int argc, char **argv);
 /* km.c */
 int ctl_km_status(int argc, char **argv);
 int ctl_pool_list(int argc, char **argv);
+int ctl_module_list(int argc, char **argv);
 int ctl_relay_list(int argc, char **argv);
 int ctl_km_change_master_key(int argc, char **argv);
 

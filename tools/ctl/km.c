@@ -36,10 +36,29 @@ struct column {
 	const char *key, *title;
 };
 
+/* Of alarms, one behind another. */
+static size_t causes(char *text, size_t room, const json_t *alarms)
+{
+	const json_t *alarm;
+	size_t i, used = 0;
+
+	text[0] = '\0';
+	json_array_foreach(alarms, i, alarm)
+		if (used < room)
+			used += (size_t)snprintf(text + used, room - used, "%s%s (%s)", i > 0 ? ", " : "",
+			                         json_string_value(json_object_get(alarm, "cause")),
+			                         json_string_value(json_object_get(alarm, "severity")));
+	return used < room ? used : room - 1;
+}
+
 static size_t cell(char *text, size_t room, const json_t *value)
 {
 	if (json_is_integer(value))
 		return (size_t)snprintf(text, room, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+	if (json_is_real(value))
+		return (size_t)snprintf(text, room, "%.4f", json_real_value(value));
+	if (json_is_array(value))
+		return causes(text, room, value);
 	if (json_is_boolean(value))
 		return (size_t)snprintf(text, room, "%s", json_is_true(value) ? "yes" : "no");
 	return (size_t)snprintf(text, room, "%s", json_string_value(value) ? json_string_value(value) : "");
@@ -70,7 +89,7 @@ static void print_table(const json_t *rows, const struct column *columns)
 
 			cell(text, sizeof text, value);
 			printf("%s%*s", c > 0 ? "  " : "",
-			       json_is_integer(value) ? (int)widths[c] : last ? 0 : -(int)widths[c], text);
+			       json_is_number(value) ? (int)widths[c] : last ? 0 : -(int)widths[c], text);
 		}
 		putchar('\n');
 	}
@@ -195,6 +214,62 @@ int ctl_pool_list(int argc, char **argv)
 	            "Lists the key pools of key managers, in bytes: what could be taken now, what is stored but not agreed "
 	            "with the other end yet, what waits for an application to fetch it, what was given up.",
 	            ask_pools, columns);
+}
+
+/* ---- module list ---------------------------------------------------------------------------------------------- */
+
+static json_t *alarms_of(const mk_module *m)
+{
+	json_t *all = json_array();
+
+	for (u_int i = 0; i < m->alarms.alarms_len; i++) {
+		const mk_alarm *a = &m->alarms.alarms_val[i];
+
+		json_array_append_new(all, json_pack("{s:s, s:s, s:I, s:s}", "cause", a->cause, "severity",
+		                                     a->major ? "major" : "minor", "raised_at", (json_int_t)a->raised_at,
+		                                     "text", a->text));
+	}
+	return all;
+}
+
+static enum status ask_modules(struct ctl_client *c, void *arg, struct err *e)
+{
+	qkdn_request request;
+	mk_status_result who = { .km = NULL };
+	mk_modules_result r = { .modules = { .modules_len = 0 } };
+	enum status s;
+
+	ctl_new_trace(&request.header);
+	s = ctl_answer(c, mk_status_1(&request, &who, c->rpc), &who.outcome, e);
+	if (s == ST_OK)
+		s = ctl_answer(c, mk_modules_1(&request, &r, c->rpc), &r.outcome, e);
+	for (u_int i = 0; s == ST_OK && i < r.modules.modules_len; i++) {
+		const mk_module *m = &r.modules.modules_val[i];
+
+		json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:I, s:o}",
+		                                     "km", who.km, "module", m->module, "link", m->link,
+		                                     "peer", m->peer, "state", m->state,
+		                                     "secret_key_rate", (json_int_t)m->secret_key_rate,
+		                                     "qber", m->qber_ppm / 1e6, "buffered", (json_int_t)m->buffered,
+		                                     "dropped", (json_int_t)m->dropped, "alarms", alarms_of(m)));
+	}
+	xdr_free((xdrproc_t)xdr_mk_status_result, &who);
+	xdr_free((xdrproc_t)xdr_mk_modules_result, &r);
+	return s;
+}
+
+int ctl_module_list(int argc, char **argv)
+{
+	static const struct column columns[] = {
+		{ "km", "KM" },       { "module", "MODULE" },     { "link", "LINK" },       { "state", "STATE" },
+		{ "secret_key_rate", "BIT/S" }, { "qber", "QBER" }, { "buffered", "BUFFERED" }, { "dropped", "DROPPED" },
+		{ "alarms", "ALARMS" }, { NULL, NULL },
+	};
+
+	return show(argc, argv,
+	            "Lists the QKD modules of key managers: whether they run, their secret key rate and quantum bit error "
+	            "ratio as they told last, blocks made and not taken yet, blocks given up, alarms that stand.",
+	            ask_modules, columns);
 }
 
 /* ---- relay list ------------------------------------------------------------------------------------------------- */
