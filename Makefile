@@ -301,6 +301,10 @@ TEST_PROGRAMS += supply leftover
 $(BUILD)/tests/bin/supply $(BUILD)/tests/bin/leftover: $(BUILD)/tests/bin/%: $(BUILD)/tests/lib/%.o $(LIBQKDN_SHARED)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $< -L$(BUILD)/lib -lqkdn -Wl,-rpath,'$$ORIGIN/../../lib' -lpthread
+TEST_PROGRAMS += dumps_core.so
+$(BUILD)/tests/bin/dumps_core.so: $(BUILD)/tests/lib/dumps_core.o
+	@mkdir -p $(@D)
+	$(Q)echo "  LD $@"; $(CC) -shared $(LDFLAGS) -o $@ $<
 $(BUILD)/tests/lib/fake_ksad.o: CPPFLAGS += -Itests/lib
 $(BUILD)/tests/bin/fake_ksad: $(addprefix $(BUILD)/tests/lib/,fake_ksad.o fake_ksa.o test_pki.o) $(BUILD)/libinternal.a
 	@mkdir -p $(@D)

@@ -3,7 +3,7 @@
  *
  * What is remembered of a key to look for is the complement of bytes in its middle, which an allocator
  * does not write to. Prints how many places hold them: before the keys are freed, then after, then after
- * qkdn_close.
+ * qkdn_close; and the complements, for who has a core of it.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -103,5 +103,10 @@ int main(void)
 	after = places();
 	qkdn_close(client);
 	printf("%u %u %u\n", before, after, places());
+	for (int k = 0; k < KEYS; k++) {
+		for (int i = 0; i < LOOKED_FOR; i++)
+			printf("%02x", complements[k][i]);
+		putchar('\n');
+	}
 	return 0;
 }

@@ -51,6 +51,7 @@ bool output_finish(void)
 	bool ok = fflush(stdout) == 0 && !ferror(stdout);
 
 	secret_wipe(out_buffer, sizeof out_buffer);
+	secret_burn_stack(); /* what formatting left there, vector registers that were saved included */
 	return ok;
 }
 
