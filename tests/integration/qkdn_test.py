@@ -34,7 +34,7 @@ def have(*names):
     return all(os.access(program(n), os.X_OK) for n in names)
 
 
-def run(*command, env=None, timeout=60, check=True):
+def run(*command, env=None, timeout=120, check=True):
     """Runs one of our programs (or any with a path); stdout and stderr as text."""
     words = list(command)
     if os.sep not in words[0]:
@@ -114,7 +114,7 @@ class Lab:
     def get(self, source, destination, number=1, size=256):
         """{ID: key} as the source gets them."""
         return keys_of(self.keyreq(source, "get", "--to", destination, "-n", str(number), "-s", str(size),
-                                   "--timeout", "20", "--json", "--reveal"))
+                                   "--timeout", "60", "--json", "--reveal"))
 
     def get_by_id(self, destination, source, ids):
         return keys_of(self.keyreq(destination, "get-by-id", "--from", source, "--json", "--reveal", *ids))
@@ -144,8 +144,8 @@ def keys_of(done):
     return {key["key_ID"]: base64.b64decode(key["key"]) for key in json.loads(done.stdout)["keys"]}
 
 
-def eventually(condition, seconds=20):
-    """Waits until condition() holds; its last value."""
+def eventually(condition, seconds=60):
+    """Waits until condition() holds; its last value. The time is for a machine that is busy with other tests."""
     end = time.monotonic() + seconds
     while True:
         value = condition()

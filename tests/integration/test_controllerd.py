@@ -51,7 +51,7 @@ class Controllerd(Case):
 
     def wait_for(self, name, line, times=1):
         """Until the daemon has logged it so often; what it logged."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             with open(self.path(name + ".log"), encoding="utf-8") as file:
                 said = file.read()

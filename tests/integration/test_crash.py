@@ -142,7 +142,7 @@ class Crash(Case):
             def get():
                 done = self.lab.keyreq(source, "get", "--to", destination, "-n", "64", "--timeout", "5", check=False)
                 return done.stdout if done.returncode == 0 else None
-            got = eventually(get, 30)
+            got = eventually(get)
             self.assertTrue(got, f"no keys from {source} to {destination}")
             self.lab.keyreq(destination, "get-by-id", "--from", source, *re.findall(r"^\S{36}", got, re.M))
 

@@ -352,28 +352,40 @@ class Polite:
 
 class Meanwhile(Attacked):
     """Others are served at no less than half their rate: keys requested by app1, calm and beside somebody hostile by
-    turns. Where the machine is busy with other things some tries fail, but not all of them."""
+    turns. Where the machine is busy with other things some tries fail, but not all of them; and where it is so busy
+    that the key manager waits for a processor most of the time, calm as it is, a try tells nothing of rates."""
 
     PHASE, PAIRS, TRIES = 200, 4, 8
+    BUSY = 4  # times as long as it runs
 
     def setUp(self):
         super().setUp()
         run("qkdn-pki", "init", self.path("other"))
         run("qkdn-pki", "issue", self.path("other"), "app", "app1")
         run("qkdn-pki", "issue", "--days=-1", "--out", self.path("late"), self.path("lab", "pki"), "app", "app1")
+        (self.alice,) = [pid for name, pid in self.before.items() if name == "alice/kmd"]
         self.polite = Polite(self.lab, "app1", "app2")
         self.addCleanup(self.polite.process.kill)
 
+    def ran_and_waited(self):
+        """How long the attacked one ran until now, and how long it waited for a processor."""
+        with open(f"/proc/{self.alice}/schedstat", encoding="ascii") as file:
+            return [int(ns) for ns in file.read().split()[:2]]
+
     def ratio(self, child):
-        calm = hostile = 0
+        """Of the rates, and whether it tells something."""
+        calm = hostile = ran = waited = 0
         for _ in range(self.PAIRS):
             os.kill(child.pid, signal.SIGSTOP)
             time.sleep(0.02)
+            before = self.ran_and_waited()
             calm += self.polite.keys(self.PHASE)
+            after = self.ran_and_waited()
+            ran, waited = ran + after[0] - before[0], waited + after[1] - before[1]
             os.kill(child.pid, signal.SIGCONT)
             time.sleep(0.02)
             hostile += self.polite.keys(self.PHASE)
-        return hostile / calm
+        return hostile / max(calm, 1), waited < self.BUSY * ran
 
     def beside(self, hostile):
         log = self.path("lab", "alice", "kmd.log")
@@ -383,17 +395,19 @@ class Meanwhile(Attacked):
         child.start()
         try:
             time.sleep(0.3)
-            ratios = []
-            while not ratios or (max(ratios) < 0.5 and len(ratios) < self.TRIES):
-                ratios.append(self.ratio(child))
+            tries = []
+            while not tries or (max(tries)[0] < 0.5 and len(tries) < self.TRIES):
+                tries.append(self.ratio(child))
             self.assertIsNone(child.exitcode)
         finally:
             child.kill()
             child.join()
         if os.environ.get("QKDN_SHOW_RATES"):
-            print(f"{hostile.__name__}: {', '.join(f'{r:.2f}' for r in ratios)}", flush=True)
-        self.assertGreaterEqual(max(ratios), 0.5, hostile.__name__)
+            print(f"{hostile.__name__}: {', '.join(f'{ratio:.2f}' for ratio, _ in tries)}", flush=True)
         self.assertLess(os.path.getsize(log) - before, 400000)
+        if max(tries)[0] < 0.5 and sum(tells for _, tells in tries) < self.TRIES / 2:
+            self.skipTest(f"the machine is too busy to measure rates beside {hostile.__name__}")
+        self.assertGreaterEqual(max(tries)[0], 0.5, hostile.__name__)
 
     def test_others_have_half_their_rate_beside(self):
         for hostile in (garbage_in_cleartext, calls_in_cleartext, bad_records, random_arguments, bad_certificates,
@@ -406,13 +420,12 @@ class Meanwhile(Attacked):
 
     def test_others_have_half_their_rate_without_descriptors(self):
         """The KM has no more file descriptors: who is connected is served, and who comes later is once there are."""
-        alice = [pid for name, pid in self.before.items() if "alice" in name and "kmd" in name][0]
-        limits = resource.prlimit(alice, resource.RLIMIT_NOFILE)
-        resource.prlimit(alice, resource.RLIMIT_NOFILE, (descriptors(alice) + 50, limits[1]))
+        limits = resource.prlimit(self.alice, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.alice, resource.RLIMIT_NOFILE, (descriptors(self.alice) + 50, limits[1]))
         self.beside(idle_connections)
         with open(self.path("lab", "alice", "kmd.log"), encoding="utf-8") as file:
             self.assertIn("Too many open files", file.read())
-        resource.prlimit(alice, resource.RLIMIT_NOFILE, limits)
+        resource.prlimit(self.alice, resource.RLIMIT_NOFILE, limits)
         self.assertEqual(self.polite.end(), 0)
         self.assertTrue(eventually(lambda: is_let_in(self.address, self.certificate("app1"))))
         self.assert_serves()

@@ -37,7 +37,7 @@ class Reserve(Case):
         self.addCleanup(self.lab.down)
 
     def more_than(self, count):
-        self.assertTrue(eventually(lambda: len(allocated(self.lab)) > count, 40), self.lab.logs()[-3000:])
+        self.assertTrue(eventually(lambda: len(allocated(self.lab)) > count), self.lab.logs()[-3000:])
 
     def both_ends_agree(self):
         keys = self.lab.get("app1", "app2", 20)

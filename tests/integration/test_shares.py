@@ -23,9 +23,9 @@ class Shares(Case):
             text = re.sub(rf"(?m)^{key} = .*$", "", text) + f"{key} = {value};\n"
         self.lab = Lab(write(self.path("topology.conf"), text), self.path("lab"))
         self.addCleanup(self.lab.down)
-        self.assertTrue(eventually(lambda: self.get(1) is not None, 30), self.lab.logs()[-3000:])
+        self.assertTrue(eventually(lambda: self.get(1) is not None), self.lab.logs()[-3000:])
 
-    def get(self, number, seconds=5):
+    def get(self, number, seconds=20):
         done = self.lab.keyreq("app1", "get", "--to", "app3", "-n", str(number), "--timeout", str(seconds), "--json",
                                "--reveal", check=False)
         self.refusal = done.stderr
@@ -61,7 +61,7 @@ class Shares(Case):
             os.kill(self.lab.running()["coral/kmd"], signal.SIGKILL)
             self.assertTrue(eventually(lambda: "coral/kmd" not in self.lab.running()))
             run("qkdn-lab", "start", self.lab.folder, "coral/kmd")
-            self.assertTrue(eventually(lambda: self.get(64) is not None, 40), self.refusal)
+            self.assertTrue(eventually(lambda: self.get(64) is not None), self.refusal)
 
     def memory_of(self, node):
         return b"\0".join(content for _, content in writable(self.lab.running()[f"{node}/kmd"]))
@@ -75,14 +75,14 @@ class Shares(Case):
         coral = self.lab.running()["coral/kmd"]
         os.kill(coral, signal.SIGSTOP)
         try:
-            request = subprocess.Popen([program("qkdn-keyreq"), "get", "--to", "app3", "-n", "100", "--timeout", "20",
+            request = subprocess.Popen([program("qkdn-keyreq"), "get", "--to", "app3", "-n", "100", "--timeout", "60",
                                         "--json", "--reveal"], env={**os.environ, **self.lab.env("app1")},
                                        stdout=subprocess.PIPE, text=True)
-            self.assertTrue(eventually(lambda: self.waiting_for_coral() == ways, 8))
+            self.assertTrue(eventually(lambda: self.waiting_for_coral() == ways, 30))
             seen = {node: self.memory_of(node) for node in BETWEEN}
         finally:
             os.kill(coral, signal.SIGCONT)
-        output, _ = request.communicate(timeout=30)
+        output, _ = request.communicate(timeout=90)
         keys = [base64.b64decode(k["key"]) for k in json.loads(output)["keys"]]
         self.assertEqual(len(keys), 100)
         return keys[5::10], seen
@@ -116,9 +116,9 @@ class Shares(Case):
         self.up()
         os.kill(self.lab.running()["diamond/kmd"], signal.SIGKILL)
         told = "2 shares are required, and there is 1 route without a common node"
-        self.assertTrue(eventually(lambda: self.get(64) is None and told in self.refusal, 30), self.refusal)
+        self.assertTrue(eventually(lambda: self.get(64, 5) is None and told in self.refusal), self.refusal)
         run("qkdn-lab", "start", self.lab.folder, "diamond/kmd")
-        self.assertTrue(eventually(lambda: self.get(64) is not None, 40), self.refusal)
+        self.assertTrue(eventually(lambda: self.get(64) is not None), self.refusal)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Accounts(Case):
         def still():
             seen.append(self.stock())
             time.sleep(0.3)
-            return len(seen) > 3 and len(set(seen[-4:])) == 1
+            return len(seen) > 5 and len(set(seen[-6:])) == 1
         self.assertTrue(eventually(still), seen)
         return seen[-1]
 
