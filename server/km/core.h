@@ -244,6 +244,7 @@ struct fill {
 	struct split *split;           /* or it is under way in shares */
 	uint32_t shares;               /* 0: as one */
 	bool remembered;               /* it went the way that the controller gave before it was away */
+	bool orphan;                   /* FILL_RESERVATION: the controller was lost while it was being taken */
 	km_reply reply;                /* FILL_RESERVATION: the controller waits for this */
 	void *reply_arg;
 };

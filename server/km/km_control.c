@@ -136,9 +136,11 @@ static void enrol(struct km *km)
 static void lapse_reservations(struct km *km)
 {
 	for (struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
-		for (struct fill *f = p->fills; f != NULL; f = f->next)
+		for (struct fill *f = p->fills; f != NULL; f = f->next) {
 			if (f->note.method == FILL_RESERVATION && f->stage == FILL_SENDING)
 				fill_lapse(f, WITHOUT_CONTROLLER_NS);
+			f->orphan = true;
+		}
 }
 
 void control_peer_up(struct km *km, bool up)
@@ -187,7 +189,7 @@ static void reserved(struct fill *f, enum status s)
 		          s == ST_TOO_FEW_KEYS ? "too few are on the link in one piece" : status_name(s));
 		return;
 	}
-	fill_lapse(f, UINT64_MAX);
+	fill_lapse(f, f->orphan || !km->control.up ? WITHOUT_CONTROLLER_NS : UINT64_MAX);
 	answer_reservation(f, reply, f->reply_arg);
 }
 

@@ -372,6 +372,55 @@ static void on_demand_and_forgetful(struct sim_options *o)
 	o->limits.route_lifetime = 60 * NS_PER_S;
 }
 
+static void reserving_and_forgetful(struct sim_options *o)
+{
+	o->reservation = true;
+	o->request_interval = 0;
+	o->limits.route_lifetime = 60 * NS_PER_S;
+}
+
+/* The simulation tells of a lost connection later than a store takes to commit. */
+static void lose_controller(void *arg)
+{
+	km_controller_up(sim_core(sim_node(arg, 0)), false);
+}
+
+static enum sim_fate lose_while_it_reserves(struct sim *s, enum km_message m, const char *from, const char *to,
+                                            const void *message, void *arg)
+{
+	uint64_t *after = arg;
+
+	(void)message;
+	if (*after == UINT64_MAX)
+		return strncmp(from, "km", 2) != 0 || strncmp(to, "km", 2) != 0 ? FATE_DROP : FATE_DICE;
+	if (m != KM_CK_RESERVATION || strcmp(to, "km000") != 0)
+		return FATE_DICE;
+	sim_after(s, *after, lose_controller, s);
+	*after = UINT64_MAX;
+	return FATE_DELIVER;
+}
+
+/* What it reserved, or was about to, keeps the ranges behind it for seconds only, not until it lapses. */
+static void controller_lost_while_it_reserves(void **state)
+{
+	(void)state;
+	for (uint64_t moment = 0; moment < 12; moment++) {
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, reserving_and_forgetful);
+		uint64_t after = moment * 250 * NS_PER_US;
+
+		sim_set_hook(s, lose_while_it_reserves, &after);
+		for (int i = 0; i < 15; i++) { /* nothing is left of what was there before */
+			sim_request(s, 0, 2, 40, 2048, NS_PER_S, NULL);
+			sim_run(s, NS_PER_S / 2);
+		}
+		assert_int_equal(after, UINT64_MAX); /* it has happened */
+		assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		sim_set_hook(s, NULL, NULL);
+		km_controller_up(sim_core(sim_node(s, 0)), true);
+		end(s);
+	}
+}
+
 /* Between them the controller has given the ways over km001 and over km004. */
 static struct sim *ring_that_knows_both_ways(enum sim_control control)
 {
@@ -639,6 +688,7 @@ int main(void)
 		cmocka_unit_test(races_for_the_last_pad),
 		cmocka_unit_test(a_path_with_too_little_pad),
 		cmocka_unit_test(controller_killed_and_back),
+		cmocka_unit_test(controller_lost_while_it_reserves),
 		cmocka_unit_test(ways_are_remembered_while_the_controller_is_away),
 		cmocka_unit_test(ways_are_not_remembered_for_ever),
 		cmocka_unit_test(a_controller_that_answers_too_late),
