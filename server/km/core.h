@@ -206,7 +206,7 @@ struct split;
 enum fill_method { FILL_ALLOCATION = 1, FILL_RELAY, FILL_RESERVATION };
 
 enum fill_stage {
-	FILL_TAKING,    /* its bytes are being written into the pool, beyond ready */
+	FILL_TAKING,    /* its bytes are to be written into the pool, beyond ready; nothing of it is durable yet */
 	FILL_SENDING,   /* the method is at work */
 	FILL_ARRIVED,   /* the destination has it; verified when it has those before, too */
 	FILL_VERIFYING,
@@ -270,7 +270,7 @@ struct ksa_pool {
 	uint64_t settling;     /* bytes that works under way make stock, for the works behind them */
 	uint64_t promised;     /* bytes of the stock for requests whose keys are being taken */
 	bool filling;          /* between low and high water */
-	struct fill *fills;    /* in the order of their offsets */
+	struct fill *fills;    /* in the order of their offsets; behind them those that are to be taken */
 	uint64_t in_flight;    /* bytes of them */
 	uint32_t shares;       /* a relay is split into so many; 1: not */
 	bool shares_required;  /* or is not begun */
@@ -306,6 +306,10 @@ uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes for further work
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 void ksa_pool_stop(struct ksa_pool *p); /* refuses what waits and what is not begun yet */
 
+/* In a work: a new range, behind what the pool holds, and its note. note tells the method, and afterwards where. */
+MUST_CHECK enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *note,
+                                const struct secret *bytes);
+
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */
 struct fill_source {
 	enum fill_method method;
@@ -322,6 +326,8 @@ void fill_stop(struct fill *f); /* the KM ends: who waits for it is told */
 struct fill *fill_by_relay(struct km *km, const struct id *relay);
 
 /* The method's reports. */
+void fill_taken(struct fill *f, const struct fill_note *note);        /* it is durable now */
+void fill_not_taken(struct fill *f, enum status s, const char *text); /* it never will be, and is no more */
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
 void fill_refused(struct fill *f, enum status s, const char *text); /* it never left: voids it here */
@@ -331,8 +337,7 @@ void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f));
 
 /* The methods' beginnings. */
 void allocation_send(struct fill *f);
-void relay_send(struct fill *f);
-void relay_send_whole(struct fill *f); /* not in shares, whatever the policy says */
+void relay_send(struct fill *f); /* as one, whatever the policy says; still to be taken, or taken */
 void relay_refused(struct fill *f, const struct transit_end *end);
 enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
 void relay_abandon(struct fill *f);
@@ -342,7 +347,7 @@ void relay_abandon(struct fill *f);
 struct transit;
 
 enum transit_origin {
-	FROM_KSA_POOL, /* the source: the range stands in its KSA pool (case 2) */
+	FROM_KSA_POOL, /* the source (case 2): the range stands in its KSA pool, or is drawn and put there as it leaves */
 	FROM_LINK,     /* the second node in case 1: the range is keys shared with the first */
 	FROM_RELAY,    /* a node on the way */
 	FROM_SHARE     /* the source: a share of a range */
@@ -358,6 +363,8 @@ struct transit_plan {
 	struct id group; /* shares > 1: this is a share */
 	uint32_t share, shares;
 	struct secret *text; /* FROM_SHARE: taken over */
+	const struct fill_note *note; /* FROM_KSA_POOL: the range is to be drawn; NULL: it stands there */
+	void (*taken)(void *arg, const struct fill_note *note); /* and then is durable */
 	struct km_route route; /* hops_left 0: whole, or empty where it has to be asked for; else the nodes visited */
 	uint32_t hops_left;
 	/* FROM_LINK, FROM_RELAY: where the range or its pad lies */

@@ -73,23 +73,30 @@ static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secr
 	return s;
 }
 
+enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *note, const struct secret *bytes)
+{
+	char key[KS_NOTE_KEY_MAX];
+	struct ks_pool state;
+	enum status s = ks_pool_get(t, pool, &state);
+
+	if (s != ST_OK)
+		return s;
+	note->len = (uint32_t)bytes->len;
+	note->ksa_offset = state.tail;
+	s = ks_append(t, pool, note->ksa_offset, bytes->bytes, bytes->len);
+	return s == ST_OK ? ks_note_put(t, key, fill_key(key, pool, note->ksa_offset), note, sizeof *note) : s;
+}
+
 static enum status take_work(struct ks_txn *t, void *arg)
 {
 	struct fill_work *w = arg;
 	struct secret bytes = { NULL, 0 };
-	char key[KS_NOTE_KEY_MAX];
-	enum status s = ks_pool_get(t, &w->pool, &w->state);
+	enum status s = take_bytes(t, w, &bytes);
 
 	if (s == ST_OK)
-		s = take_bytes(t, w, &bytes);
-	if (s != ST_OK)
-		return s;
-	w->note.len = (uint32_t)bytes.len;
-	w->note.ksa_offset = w->state.tail;
-	s = ks_append(t, &w->pool, w->note.ksa_offset, bytes.bytes, bytes.len);
+		s = fill_put(t, &w->pool, &w->note, &bytes);
 	secret_free(&bytes);
-	return s == ST_OK ? ks_note_put(t, key, fill_key(key, &w->pool, w->note.ksa_offset), &w->note, sizeof w->note)
-	                  : s;
+	return s;
 }
 
 static enum status prove_work(struct ks_txn *t, void *arg)
@@ -452,6 +459,36 @@ void fill_refused(struct fill *f, enum status s, const char *text)
 
 /* ---- beginnings ---------------------------------------------------------------------------------------------- */
 
+/* Before those that are to be taken: another may have been taken while this one waited for its way. */
+static void put_in_order(struct fill *f)
+{
+	struct fill *other;
+
+	DL_DELETE(f->pool->fills, f);
+	DL_FOREACH (f->pool->fills, other)
+		if (other->stage == FILL_TAKING)
+			break;
+	if (other != NULL)
+		DL_PREPEND_ELEM(f->pool->fills, other, f);
+	else
+		DL_APPEND(f->pool->fills, f);
+}
+
+void fill_taken(struct fill *f, const struct fill_note *note)
+{
+	f->note = *note;
+	f->stage = FILL_SENDING;
+	f->pool->in_flight += f->note.len;
+	put_in_order(f);
+	use_begin(f);
+}
+
+void fill_not_taken(struct fill *f, enum status s, const char *text)
+{
+	note_failure(f, s, text);
+	fill_free(f);
+}
+
 static void taken(enum status s, void *arg)
 {
 	struct fill_work *w = arg;
@@ -460,12 +497,9 @@ static void taken(enum status s, void *arg)
 
 	secret_free(&w->random);
 	if (s == ST_OK) {
-		f->note = w->note;
-		f->stage = FILL_SENDING;
-		f->pool->in_flight += f->note.len;
+		fill_taken(f, &w->note);
 		if (!id_is_zero(&w->link_pool))
 			link_set_stock_out(link_by_name(f->pool->km, f->note.link), w->link_left);
-		use_begin(f);
 	} else if (s != ST_TOO_FEW_KEYS) {
 		ksa_pool_failed(f->pool, "taking key bits for it", s);
 	}
@@ -475,30 +509,35 @@ static void taken(enum status s, void *arg)
 		fill_free(f);
 }
 
-void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*then)(struct fill *f, enum status s))
+static struct fill *fill_of(struct ksa_pool *p, const struct fill_source *source)
 {
 	struct fill *f = fill_alloc(p, &source->trace);
-	struct fill_work *w = xcalloc(1, sizeof *w);
 
-	w->fill = f;
-	w->pool = p->id;
+	f->note = (struct fill_note){ .version = FILL_VERSION,
+		                      .method = source->method,
+		                      .len = (uint32_t)source->len_most,
+		                      .expires = source->expires,
+		                      .relay = source->relay };
+	if (source->link != NULL)
+		strcpy(f->note.link, source->link->view.name);
+	return f;
+}
+
+void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*then)(struct fill *f, enum status s))
+{
+	struct fill_work *w = work_of(fill_of(p, source));
+
 	w->least = source->len_least;
 	w->most = source->len_most;
 	w->reserve = source->link_reserve;
 	w->half = source->half;
 	w->taken = then;
-	w->note.version = FILL_VERSION;
-	w->note.method = source->method;
-	w->note.relay = source->relay;
-	w->note.expires = source->expires;
 	if (source->link != NULL) {
 		w->link_pool = *link_pool_out(source->link);
-		strcpy(w->note.link, source->link->view.name);
 	} else {
 		secret_alloc(&w->random, source->len_most);
 		env_random(p->km->env, w->random.bytes, w->random.len);
 	}
-	f->note = w->note;
 	ks_submit(p->km->ks, take_work, taken, w);
 }
 
@@ -526,7 +565,7 @@ static void begun(struct fill *f, enum status s)
 		return;
 	}
 	if (f->note.method == FILL_RELAY)
-		relay_send(f);
+		shares_send(f);
 	else
 		allocation_send(f);
 	ksa_pool_fill(p);
@@ -594,6 +633,11 @@ static uint64_t unhurried(const struct ksa_pool *p)
 	return most < FILL_LEAST ? FILL_LEAST : most < FILL_UNHURRIED ? most : FILL_UNHURRIED;
 }
 
+static bool goes_in_shares(const struct ksa_pool *p)
+{
+	return p->shares > 1 && link_to_peer(p->km, p->destination) == NULL;
+}
+
 void ksa_pool_fill(struct ksa_pool *p)
 {
 	struct link *l = p->km->limits.relay_to_neighbours ? NULL : link_to_peer(p->km, p->destination);
@@ -628,7 +672,10 @@ void ksa_pool_fill(struct ksa_pool *p)
 	else
 		km_trace_new(p->km, &source.trace);
 	env_random(p->km->env, &source.relay, sizeof source.relay);
-	fill_new(p, &source, begun);
+	if (source.method == FILL_RELAY && !goes_in_shares(p))
+		relay_send(fill_of(p, &source));
+	else
+		fill_new(p, &source, begun);
 }
 
 /* After a restart. A relay's outcome is not known: the destination is asked, by verification, whether it has

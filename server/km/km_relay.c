@@ -38,7 +38,7 @@ static void source_done(void *arg, const struct transit_end *end)
 
 	f->transit = NULL;
 	f->remembered = end->remembered;
-	if (f->stage != FILL_SENDING) /* the notification was here first, whatever a node on the way says */
+	if (f->stage > FILL_SENDING) /* the notification was here first, whatever a node on the way says */
 		return;
 	if (end->status == ST_OK || !end->certain) { /* the notification is due, or the verification will tell */
 		fill_later(f, COMPLETION_GRACE_NS, fill_arrived);
@@ -51,21 +51,24 @@ void relay_refused(struct fill *f, const struct transit_end *end)
 {
 	f->pool->km->counters.relays_refused++;
 	respond_to_controller(f, end->status, end->text, &end->failed);
-	if (end->left) /* a copy of what was refused once may come later, and find what it needs */
+	if (f->stage == FILL_TAKING)
+		fill_not_taken(f, end->status, end->text);
+	else if (end->left) /* a copy of what was refused once may come later, and find what it needs */
 		fill_failed(f, end->status, end->text);
 	else
 		fill_refused(f, end->status, end->text);
 }
 
-void relay_send(struct fill *f)
+/* The range is durable, and about to leave: another may be begun. */
+static void source_taken(void *arg, const struct fill_note *note)
 {
-	if (f->pool->shares > 1 && link_to_peer(f->pool->km, f->pool->destination) == NULL)
-		shares_send(f);
-	else
-		relay_send_whole(f);
+	struct fill *f = arg;
+
+	fill_taken(f, note);
+	ksa_pool_fill(f->pool);
 }
 
-void relay_send_whole(struct fill *f)
+void relay_send(struct fill *f)
 {
 	struct km *km = f->pool->km;
 	struct transit_plan plan = { .origin = FROM_KSA_POOL,
@@ -78,7 +81,9 @@ void relay_send_whole(struct fill *f)
 		                     .ksa_offset = f->note.ksa_offset,
 		                     .expires = env_utc(km->env) + km->limits.relay_timeout,
 		                     .len = f->note.len,
-		                     .relay_case = 2 };
+		                     .relay_case = 2,
+		                     .note = f->stage == FILL_TAKING ? &f->note : NULL,
+		                     .taken = source_taken };
 
 	f->transit = transit_new(km, &plan, source_done, f);
 }

@@ -181,7 +181,7 @@ static void found(void *arg, enum status status, const char *text, const struct 
 	if (count < 2 && !f->pool->shares_required) {
 		shares_abandon(f);
 		split_put(s);
-		relay_send_whole(f);
+		relay_send(f);
 		return;
 	}
 	f->remembered = end.remembered = remembered;

@@ -53,6 +53,9 @@ struct transit {
 	uint64_t in_unused_below;
 	struct km_relay *message; /* a copy; FROM_RELAY */
 	struct secret text;       /* the range, once it was got */
+	bool to_be_drawn;
+	struct fill_note note; /* of a range that is to be drawn */
+	void (*taken)(void *arg, const struct fill_note *note);
 };
 
 /* ---- the tag and the pad of a hop ------------------------------------------------------------------- */
@@ -188,6 +191,8 @@ struct departure {
 	const struct km_relay *in;
 	bool have_text;
 	struct secret text; /* in, or out */
+	bool fresh;         /* and has to be put into the KSA pool */
+	struct fill_note note;
 	/* results */
 	struct km_relay m;
 	struct km_pad pads[KM_PADS_MAX];
@@ -252,6 +257,10 @@ static enum status depart_work(struct ks_txn *t, void *arg)
 
 	if (s == ST_OK)
 		s = take_pads(t, d, &pad);
+	if (s == ST_OK && d->fresh) {
+		s = fill_put(t, &d->ksa_pool, &d->note, &d->text);
+		d->m.ksa_offset = d->note.ksa_offset;
+	}
 	if (s == ST_OK) {
 		otp_xor(d->ciphertext, d->text.bytes, pad.bytes, d->len);
 		d->m.pads = d->pads;
@@ -390,6 +399,15 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	free(d);
 }
 
+static void taken_now(struct transit *t, const struct departure *d)
+{
+	if (!d->fresh)
+		return;
+	t->to_be_drawn = false;
+	t->ksa_offset = d->note.ksa_offset;
+	t->taken(t->arg, &d->note);
+}
+
 static void departed(enum status s, void *arg)
 {
 	struct departure *d = arg;
@@ -403,6 +421,7 @@ static void departed(enum status s, void *arg)
 		link_set_stock_out(t->out, d->link_left);
 		secret_free(&t->text);
 		secret_move(&t->text, &d->text);
+		taken_now(t, d);
 	}
 	secret_free(&d->text);
 	if (s != ST_OK || now >= t->expires) {
@@ -422,6 +441,21 @@ static void departed(enum status s, void *arg)
 	t->km->counters.relays_sent++;
 	t->left = true;
 	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
+}
+
+/* What the work need not get from the store. A range that was drawn for an attempt that came to nothing is not
+ * used again. */
+static void give_text(const struct transit *t, struct departure *d)
+{
+	d->have_text = t->text.bytes != NULL || t->to_be_drawn;
+	d->fresh = t->to_be_drawn;
+	d->note = t->note;
+	if (t->text.bytes != NULL)
+		secret_copy(&d->text, t->text.bytes, t->text.len);
+	if (!d->fresh)
+		return;
+	secret_alloc(&d->text, t->len);
+	env_random(t->km->env, d->text.bytes, t->len);
 }
 
 static void depart(struct transit *t, const char *to)
@@ -445,10 +479,7 @@ static void depart(struct transit *t, const char *to)
 	d->in_pads = t->in_pads;
 	d->in_pad_count = t->in_pad_count;
 	d->in = t->message;
-	if (t->text.bytes != NULL) {
-		d->have_text = true;
-		secret_copy(&d->text, t->text.bytes, t->text.len);
-	}
+	give_text(t, d);
 	d->ciphertext = xrealloc(NULL, t->len);
 	strcpy(d->link, l->view.name);
 	for (uint32_t i = 0; i < t->node_count; i++)
@@ -566,6 +597,10 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 	t->group = t->shares > 1 ? plan->group : plan->relay;
 	if (plan->text != NULL)
 		secret_move(&t->text, plan->text);
+	t->to_be_drawn = plan->note != NULL;
+	if (t->to_be_drawn)
+		t->note = *plan->note;
+	t->taken = plan->taken;
 	t->hops_left = plan->hops_left;
 	set_route(t, &plan->route);
 	t->whole_route = plan->hops_left == 0 && t->node_count > 0;
