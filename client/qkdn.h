@@ -130,7 +130,7 @@ struct qkdn_request {
 	const char *destination; /* application that will fetch the keys by ID */
 	unsigned number;         /* of keys; 0: one */
 	unsigned size;           /* of each key in bits; 0: the KM's default */
-	unsigned priority;       /* 0: ordinary; higher is served first */
+	unsigned priority;       /* 0: ordinary; of the requests that wait, higher is served first */
 	unsigned timeout;        /* milliseconds the KM may wait for keys; 0: its default */
 };
 
