@@ -360,6 +360,11 @@ struct km *sim_core(struct node *n)
 	return n->km;
 }
 
+struct ks *sim_store(struct node *n)
+{
+	return n->ks;
+}
+
 void node_new(struct sim *s, struct node *n, unsigned number)
 {
 	char name[NAME_MAX_LEN + 1];
