@@ -236,10 +236,10 @@ static void fill_header(const struct ak_client *c, qkdn_header *header)
 	memcpy(header->trace, id.bytes, sizeof id.bytes);
 }
 
-/* For the generated types, whose strings are not const: xdr only reads them when it encodes. */
-static char *name_of(const char *name)
+/* For the generated types, where nothing is const: xdr only reads it when it encodes. */
+static char *lend(const void *ours)
 {
-	return (char *)(uintptr_t)name;
+	return (char *)(uintptr_t)ours;
 }
 
 static enum status check_name(const char *name, struct err *e)
@@ -330,13 +330,56 @@ static enum status call_for_keys(struct ak_client *c, struct call *call, size_t 
 	return status;
 }
 
+static enum status check_extras(const struct ak_request *r, struct err *e)
+{
+	enum status s = ST_OK;
+
+	if (r->more_count > AK_DESTINATIONS_MAX)
+		return err_set(e, ST_BAD_REQUEST, "%zu more destinations: name at most %d", r->more_count,
+		               AK_DESTINATIONS_MAX);
+	if (r->extension_count > AK_EXTENSIONS_MAX)
+		return err_set(e, ST_BAD_REQUEST, "%zu extensions: give at most %d", r->extension_count, AK_EXTENSIONS_MAX);
+	for (size_t i = 0; i < r->more_count && s == ST_OK; i++)
+		s = check_name(r->more_destinations[i], e);
+	for (size_t i = 0; i < r->extension_count && s == ST_OK; i++) {
+		const struct ak_option *x = &r->extensions[i];
+
+		if (x->name == NULL || !name_is_valid(x->name))
+			s = err_set(e, ST_BAD_REQUEST, "\"%s\" is not the name of an extension", x->name ? x->name : "");
+		else if (x->length > AK_EXTENSION_MAX)
+			s = err_set(e, ST_BAD_REQUEST, "the extension %s has %zu bytes: at most %d are sent", x->name, x->length,
+			            AK_EXTENSION_MAX);
+	}
+	return s;
+}
+
+/* The arrays point to what is the caller's. */
+static void fill_extras(ak_key_request_args *args, const struct ak_request *r)
+{
+	args->more_destinations.more_destinations_len = (u_int)r->more_count;
+	args->more_destinations.more_destinations_val = xcalloc(r->more_count, sizeof(qkdn_name));
+	for (size_t i = 0; i < r->more_count; i++)
+		args->more_destinations.more_destinations_val[i] = lend(r->more_destinations[i]);
+	args->extensions.extensions_len = (u_int)r->extension_count;
+	args->extensions.extensions_val = xcalloc(r->extension_count, sizeof(ak_extension));
+	for (size_t i = 0; i < r->extension_count; i++) {
+		ak_extension *x = &args->extensions.extensions_val[i];
+
+		x->name = lend(r->extensions[i].name);
+		x->value.value_len = (u_int)r->extensions[i].length;
+		x->value.value_val = lend(r->extensions[i].value);
+		x->mandatory = r->extensions[i].mandatory;
+	}
+}
+
 enum status ak_get_keys(struct ak_client *c, const struct ak_request *request, struct ak_keys *keys,
                         struct err *e)
 {
+	enum status status;
 	uint64_t wait_ns = request->deadline_ns ? request->deadline_ns : DEFAULT_CALL_S * NS_PER_S;
 	ak_key_request_args args = {
-		.source = name_of(ak_client_application(c)),
-		.destination = name_of(request->destination),
+		.source = lend(ak_client_application(c)),
+		.destination = lend(request->destination),
 		.number = request->number ? request->number : 1,
 		.size = request->size,
 		.qos = { .priority = request->priority, .deadline = request->deadline_ns },
@@ -348,7 +391,7 @@ enum status ak_get_keys(struct ak_client *c, const struct ak_request *request, s
 		.timeout_ns = wait_ns + GRACE_S * NS_PER_S, /* so that the KM's own verdict arrives */
 	};
 
-	if (check_name(request->destination, e) != ST_OK)
+	if (check_name(request->destination, e) != ST_OK || check_extras(request, e) != ST_OK)
 		return e->status;
 	if (args.number > AK_KEYS_MAX)
 		return err_set(e, ST_BAD_REQUEST, "%u keys at once are too many: ask for at most %d", args.number,
@@ -356,15 +399,19 @@ enum status ak_get_keys(struct ak_client *c, const struct ak_request *request, s
 	if (args.size % 8 != 0)
 		return err_set(e, ST_BAD_REQUEST, "a key of %u bits: the size must be a multiple of 8", args.size);
 	fill_header(c, &args.header);
-	return call_for_keys(c, &call, args.number, args.size, NULL, "requesting keys", keys, e);
+	fill_extras(&args, request);
+	status = call_for_keys(c, &call, args.number, args.size, NULL, "requesting keys", keys, e);
+	free(args.more_destinations.more_destinations_val);
+	free(args.extensions.extensions_val);
+	return status;
 }
 
 enum status ak_get_keys_by_id(struct ak_client *c, const char *source, const struct id *ids, size_t count,
                               uint64_t timeout_ns, struct ak_keys *keys, struct err *e)
 {
 	ak_key_request_with_id_args args = {
-		.source = name_of(source),
-		.destination = name_of(ak_client_application(c)),
+		.source = lend(source),
+		.destination = lend(ak_client_application(c)),
 	};
 	struct call call = {
 		.procedure = AK_KEY_REQUEST_WITH_ID,
@@ -407,8 +454,8 @@ enum status ak_get_status(struct ak_client *c, const char *destination, uint64_t
                           struct ak_supply *supply, struct err *e)
 {
 	ak_status_args args = {
-		.source = name_of(ak_client_application(c)),
-		.destination = name_of(destination),
+		.source = lend(ak_client_application(c)),
+		.destination = lend(destination),
 	};
 	ak_status_result result;
 	struct call call = {

@@ -37,10 +37,21 @@ struct ak_keys {
 
 void ak_keys_free(struct ak_keys *keys); /* wipes; leaves it zeroed */
 
+struct ak_option { /* an extension of the request */
+	const char *name;
+	const void *value;
+	size_t length;
+	bool mandatory;
+};
+
 struct ak_request {
 	const char *destination;
 	uint32_t number, size, priority;
 	uint64_t deadline_ns; /* 0: the KM's default */
+	const char *const *more_destinations;
+	size_t more_count;
+	const struct ak_option *extensions;
+	size_t extension_count;
 };
 
 /* Both fill the zeroed *keys only with ST_OK, and then with what was asked for, in that order. */

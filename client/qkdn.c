@@ -17,7 +17,7 @@ ST_LIST(SAME_NUMBER)
 _Static_assert(sizeof(((struct qkdn_error *)0)->text) == sizeof(((struct err *)0)->text), "text is cut");
 _Static_assert(sizeof(struct qkdn_key_id) == sizeof(struct id), "key IDs differ");
 
-enum { DEFAULT_TIMEOUT_S = 30, DEFAULT_CONNECT_S = 10 };
+enum { DEFAULT_TIMEOUT_S = 30, DEFAULT_CONNECT_S = 10, EXTENSIONS_MOST = 16 };
 
 struct qkdn_client {
 	struct ak_client *ak;
@@ -210,17 +210,28 @@ static enum qkdn_status hand_out(struct qkdn_keys **keys, struct ak_keys *ak, en
 enum qkdn_status qkdn_get_keys(struct qkdn_client *client, const struct qkdn_request *request,
                                struct qkdn_keys **keys, struct qkdn_error *error)
 {
+	struct ak_option extensions[EXTENSIONS_MOST]; /* where there are more, their number is refused */
 	struct ak_request r = {
 		.destination = request->destination,
 		.number = request->number,
 		.size = request->size,
 		.priority = request->priority,
 		.deadline_ns = request->timeout * NS_PER_MS,
+		.more_destinations = request->more_destinations,
+		.more_count = request->more_destinations_count,
+		.extensions = extensions,
+		.extension_count = request->extensions_count,
 	};
 	struct ak_keys ak = { 0 };
+	enum status status;
 	struct err e;
-	enum status status = ak_get_keys(client->ak, &r, &ak, &e);
 
+	for (size_t i = 0; i < request->extensions_count && i < EXTENSIONS_MOST; i++) {
+		const struct qkdn_extension *x = &request->extensions[i];
+
+		extensions[i] = (struct ak_option){ x->name, x->value, x->length, x->mandatory != 0 };
+	}
+	status = ak_get_keys(client->ak, &r, &ak, &e);
 	return hand_out(keys, &ak, status, &e, error);
 }
 

@@ -126,12 +126,29 @@ const uint8_t *qkdn_keys_bytes(const struct qkdn_keys *keys, size_t index);
 size_t qkdn_keys_length(const struct qkdn_keys *keys, size_t index); /* bytes */
 void qkdn_keys_free(struct qkdn_keys *keys);                         /* NULL is allowed */
 
+/* What a KM may know beyond this interface. One that does not know a mandatory extension refuses the request with
+ * QKDN_UNSUPPORTED; others it passes over. */
+struct qkdn_extension {
+	const char *name;
+	const void *value; /* up to 256 bytes */
+	size_t length;
+	int mandatory;
+};
+
 struct qkdn_request {
 	const char *destination; /* application that will fetch the keys by ID */
 	unsigned number;         /* of keys; 0: one */
 	unsigned size;           /* of each key in bits; 0: the KM's default */
-	unsigned priority;       /* 0: ordinary; of the requests that wait, higher is served first */
+	unsigned priority;       /* 0: ordinary; higher is served first */
 	unsigned timeout;        /* milliseconds the KM may wait for keys; 0: its default */
+
+	/* Applications that shall have the same keys, beside destination: as many as qkdn_get_status tells, 16 at
+	 * most. Where the KM does not serve that it is QKDN_UNSUPPORTED. */
+	const char *const *more_destinations;
+	size_t more_destinations_count;
+
+	const struct qkdn_extension *extensions; /* 16 at most */
+	size_t extensions_count;
 };
 
 /* New keys, all of them or none: *keys is NULL unless QKDN_OK is returned. */

@@ -78,6 +78,29 @@ static void alloc_keys(ak_keys_result *result, size_t count)
 	result->keys.keys_val = xcalloc(count, sizeof *result->keys.keys_val);
 }
 
+static bool destinations_fit(const ak_key_request_args *args)
+{
+	char **more = args->more_destinations.more_destinations_val;
+
+	if (strcmp(args->destination, "group") != 0)
+		return args->more_destinations.more_destinations_len == 0;
+	return args->more_destinations.more_destinations_len == 2 && strcmp(more[0], "app3") == 0 &&
+	       strcmp(more[1], "app4") == 0;
+}
+
+static bool extensions_fit(const ak_key_request_args *args)
+{
+	for (u_int i = 0; i < args->extensions.extensions_len; i++) {
+		const ak_extension *x = &args->extensions.extensions_val[i];
+		bool known = strcmp(x->name, "of") == 0;
+
+		if ((known && (x->value.value_len != 3 || memcmp(x->value.value_val, "\1\0\2", 3) != 0)) ||
+		    (!known && x->mandatory))
+			return false;
+	}
+	return true;
+}
+
 bool_t ak_key_request_1_svc(ak_key_request_args *args, ak_keys_result *result, struct svc_req *rq)
 {
 	struct fake_ksa *ksa = rtls_context(rq);
@@ -86,6 +109,8 @@ bool_t ak_key_request_1_svc(ak_key_request_args *args, ak_keys_result *result, s
 	memset(result, 0, sizeof *result);
 	if (strcmp(args->source, rtls_caller(rq)->name) != 0)
 		return refuse(result, ST_DENIED, "you are not the source");
+	if (!destinations_fit(args) || !extensions_fit(args))
+		return refuse(result, ST_UNSUPPORTED, "more destinations, or an extension");
 	if (size < MIN_SIZE || size > MAX_SIZE)
 		return refuse(result, ST_BAD_REQUEST, "size out of bounds");
 	if (strcmp(args->destination, "unknown") == 0)

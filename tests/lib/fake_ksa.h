@@ -3,8 +3,9 @@
  *
  * Byte j of a key is (byte j % 16 of its ID) ^ j, so that a test can tell the right key. A key is
  * delivered once. These destinations are answered as their names say: "unknown" UNKNOWN_APPLICATION,
- * "empty" TOO_FEW_KEYS, "liar" too short a key with OK, "miser" one key too few with OK; and these
- * sources by ID: "other" with keys of other IDs, "mute" never.
+ * "empty" TOO_FEW_KEYS, "liar" too short a key with OK, "miser" one key too few with OK; "group" with keys if
+ * "app3" and "app4" are the other destinations, which nobody else may have; and these sources by ID: "other"
+ * with keys of other IDs, "mute" never. The only extension is "of", whose value is 1, 0, 2.
  */
 #ifndef QKDN_FAKE_KSA_H
 #define QKDN_FAKE_KSA_H

@@ -117,12 +117,43 @@ static void defaults_are_the_kms(void **state)
 	qkdn_close(client);
 }
 
+static const char *const more[] = { "app3", "app4" }, *const bad_names[] = { "app3", "no name" }, *const many[17];
+static const struct qkdn_extension known = { "of", "\1\0\2", 3, 1 }, unknown = { "beyond", "", 0, 0 },
+				   mandatory = { "beyond", NULL, 0, 1 }, nameless = { NULL, "", 0, 0 }, long_one = { "of", "", 257, 0 };
+
+static void what_a_km_may_know_reaches_it(void **state)
+{
+	const struct qkdn_extension both[] = { unknown, known };
+	const struct qkdn_request requests[] = {
+		{ .destination = "group", .more_destinations = more, .more_destinations_count = 2 },
+		{ .destination = "app2", .extensions = both, .extensions_count = 2 },
+	};
+	struct qkdn_client *client = connect_app();
+	struct qkdn_keys *keys;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(requests); i++) {
+		assert_int_equal(qkdn_get_keys(client, &requests[i], &keys, NULL), QKDN_OK);
+		assert_true(is_right_key(keys, 0));
+		qkdn_keys_free(keys);
+	}
+	qkdn_close(client);
+}
+
 static void refusals_keep_their_status(void **state)
 {
 	static const struct {
 		struct qkdn_request request;
 		enum qkdn_status status;
 	} cases[] = {
+		{ { .destination = "app2", .more_destinations = more, .more_destinations_count = 2 }, QKDN_UNSUPPORTED },
+		{ { .destination = "group", .more_destinations = more, .more_destinations_count = 1 }, QKDN_UNSUPPORTED },
+		{ { .destination = "group", .more_destinations = bad_names, .more_destinations_count = 2 }, QKDN_BAD_REQUEST },
+		{ { .destination = "group", .more_destinations = many, .more_destinations_count = 17 }, QKDN_BAD_REQUEST },
+		{ { .destination = "app2", .extensions = &mandatory, .extensions_count = 1 }, QKDN_UNSUPPORTED },
+		{ { .destination = "app2", .extensions = &nameless, .extensions_count = 1 }, QKDN_BAD_REQUEST },
+		{ { .destination = "app2", .extensions = &long_one, .extensions_count = 1 }, QKDN_BAD_REQUEST },
+		{ { .destination = "app2", .extensions = &known, .extensions_count = 17 }, QKDN_BAD_REQUEST },
 		{ { .destination = "unknown" }, QKDN_UNKNOWN_APPLICATION },
 		{ { .destination = "empty" }, QKDN_TOO_FEW_KEYS },
 		{ { .destination = "liar", .size = 256 }, QKDN_INTERNAL },
@@ -376,6 +407,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(keys_come_with_ids_and_by_id_in_order),
 		cmocka_unit_test(defaults_are_the_kms),
+		cmocka_unit_test(what_a_km_may_know_reaches_it),
 		cmocka_unit_test(refusals_keep_their_status),
 		cmocka_unit_test(keys_of_other_ids_are_thrown_away),
 		cmocka_unit_test(wrong_options_are_told),
