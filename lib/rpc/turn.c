@@ -4,8 +4,9 @@
  * What became readable in a turn of the loop is handled at its end. Every identity may have so many units
  * of work done, about a microsecond each, whatever number of connections it has; what it used beyond that
  * it owes. Who had more to do than that is greedy until all of it is done, and comes after the modest.
- * Where the modest had something to do the greedy together get half of that; where they had not, a little
- * that grows until they have.
+ * Where the modest had something to do the greedy together get half of that, but as much as one of the modest
+ * may have: what a request sets off comes back as a message of a peer's, and who then gets crumbs has crumbs
+ * committed. Where the modest had nothing to do, they get more from turn to turn.
  *
  * While somebody modest of its role is served, who is greedy gets a third of the time at most, even if
  * nobody else wants the rest just now: a client that floods burns its own processor for each answer, and
@@ -16,11 +17,11 @@
 #include "endpoint.h"
 
 enum {
-	SLICE = 32,         /* units for one connection before the identity's next */
-	CREDIT = 160,       /* units for one identity in a turn */
-	GREEDY_LEAST = 32,  /* units for all that are greedy, in a turn in which others had something to do, */
-	GREEDY_MOST = 1024, /* and after many in which they had not */
-	GREEDY_SAVES = 64,  /* units of the third of the time that it may save up */
+	SLICE = 32,            /* units for one connection before the identity's next */
+	CREDIT = 160,          /* units for one identity in a turn */
+	GREEDY_LEAST = CREDIT, /* units for all that are greedy, where others had something to do, */
+	GREEDY_MOST = 1024,    /* and after many turns in which they had not */
+	GREEDY_SAVES = 64,     /* units of the third of the time that it may save up */
 	GREEDY_PART = 3,
 	DEBT_MAX = 1024
 };
