@@ -9,7 +9,13 @@
 #include "endpoint.h"
 
 #include <netconfig.h>
+#include <netinet/in.h>
+#include <rpc/pmap_prot.h>
 #include <rpc/rpcb_clnt.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { TIMEOUT_S = 3 };
 
 static const struct kind {
 	const char *netid;
@@ -33,10 +39,36 @@ static struct netbuf address_of(struct listener *l)
 		                .buf = &l->address };
 }
 
-/* The universal address that rpcbind has for the program now, if it is not the listener's. The caller frees. */
-static char *address_of_another(const struct program *p, struct listener *l, const struct netconfig *kind)
+/* What rpcbind on this host has now; NULL where it does not say. libtirpc's rpcb_getmaps leaks. */
+static rpcblist *registrations(const struct kind *k)
 {
-	rpcblist *list = rpcb_getmaps(kind, kind->nc_netid[3] == '6' ? "::1" : "127.0.0.1");
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(PMAPPORT),
+		                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(PMAPPORT), .sin6_addr = in6addr_loopback };
+	struct netbuf at = { .buf = k->family == AF_INET6 ? (void *)&v6 : (void *)&v4 };
+	struct timeval timeout = { TIMEOUT_S, 0 };
+	rpcblist *list = NULL;
+	CLIENT *client = NULL;
+	int fd = socket(k->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return NULL;
+	at.len = at.maxlen = k->family == AF_INET6 ? sizeof v6 : sizeof v4;
+	if (connect(fd, at.buf, at.len) == 0)
+		client = clnt_vc_create(fd, &at, RPCBPROG, RPCBVERS4, 0, 0);
+	if (client != NULL) {
+		clnt_call(client, RPCBPROC_DUMP, (xdrproc_t)(void (*)(void))xdr_void, NULL,
+		          (xdrproc_t)xdr_rpcblist_ptr, (char *)&list, timeout);
+		clnt_destroy(client);
+	}
+	close(fd);
+	return list;
+}
+
+/* The universal address that rpcbind has for the program now, if it is not the listener's. The caller frees. */
+static char *address_of_another(const rpcblist *list, const struct program *p, struct listener *l,
+                                const struct netconfig *kind)
+{
 	struct netbuf at = address_of(l);
 	char *ours = taddr2uaddr(kind, &at), *another = NULL;
 
@@ -44,7 +76,6 @@ static char *address_of_another(const struct program *p, struct listener *l, con
 		if (i->rpcb_map.r_prog == p->is.number && i->rpcb_map.r_vers == p->is.version &&
 		    strcmp(i->rpcb_map.r_netid, kind->nc_netid) == 0 && strcmp(i->rpcb_map.r_addr, ours) != 0)
 			another = xstrdup(i->rpcb_map.r_addr);
-	xdr_free((xdrproc_t)xdr_rpcblist_ptr, (char *)&list);
 	free(ours);
 	return another;
 }
@@ -76,6 +107,7 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 	struct netconfig *config;
 	enum status s = ST_OK;
 	bool warned = false;
+	rpcblist *before;
 	char *another;
 
 	if (l == NULL)
@@ -84,10 +116,11 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 	if (config == NULL)
 		return err_set(e, ST_CONFIGURATION,
 		               "/etc/netconfig has no line for %s: install libtirpc-common", k->netid);
+	before = registrations(k);
 	for (struct program *p = ep->programs; p != NULL && s == ST_OK; p = p->next) {
 		if (p->is.dispatch == NULL)
 			continue;
-		another = warned ? NULL : address_of_another(p, l, config);
+		another = warned ? NULL : address_of_another(before, p, l, config);
 		if (another != NULL)
 			log_warning("rpcbind had another address for program 0x%x (%s, %s), which is replaced: where several "
 			            "such daemons run on one host, all but one need rpcbind = \"off\"",
@@ -96,6 +129,7 @@ static enum status register_kind(struct rtls_endpoint *ep, const struct kind *k,
 		free(another);
 		s = set(p, l, config, e);
 	}
+	xdr_free((xdrproc_t)xdr_rpcblist_ptr, (char *)&before);
 	freenetconfigent(config);
 	return s;
 }
@@ -120,18 +154,21 @@ static void withdraw_kind(struct rtls_endpoint *ep, const struct kind *k)
 {
 	struct listener *l = first_of(ep, k->family);
 	struct netconfig *config = l != NULL ? getnetconfigent(k->netid) : NULL;
+	rpcblist *now;
 	char *another;
 
 	if (config == NULL)
 		return;
+	now = registrations(k);
 	for (struct program *p = ep->programs; p != NULL; p = p->next) {
 		if (p->is.dispatch == NULL)
 			continue;
-		another = address_of_another(p, l, config);
+		another = address_of_another(now, p, l, config);
 		if (another == NULL)
 			rpcb_unset(p->is.number, p->is.version, config);
 		free(another);
 	}
+	xdr_free((xdrproc_t)xdr_rpcblist_ptr, (char *)&now);
 	freenetconfigent(config);
 }
 

@@ -194,6 +194,18 @@ static uint64_t walk(struct store *a, const struct ks_pool *p, struct store *b, 
 
 /* ---- all of them ------------------------------------------------------------------------------------------ */
 
+static void stop(void *env)
+{
+	env_event_stop(env);
+}
+
+/* The store's reports, which nobody here waits for, are run and gone. */
+static void run_reports(struct env *env)
+{
+	env_post(env, stop, env);
+	env_event_run(env);
+}
+
 /* The other store that has the pool. */
 static struct store *other_end(const struct store *a, const struct ks_pool *p, size_t count)
 {
@@ -231,11 +243,13 @@ int main(int argc, char **argv)
 			}
 			if (other != NULL && strcmp(p->desc.source, stores[i].name) != 0)
 				alone += here - both;
+			run_reports(env);
 		}
 	printf("pools %zu bytes %llu both %llu alone %llu\n", stores[0].count, (unsigned long long)there,
 	       (unsigned long long)first_both, (unsigned long long)alone);
 	for (size_t i = 0; i < count; i++)
 		ks_close(stores[i].ks);
+	run_reports(env);
 	env_event_free(env);
 	return 0;
 }
