@@ -60,8 +60,8 @@ CONF     := conf conf_value
 RPC      := buffer call channel client conn deadline dispatch endpoint gate lookup message party peer record \
 	rpcbind session tls trace traffic turn wipe
 OTP      := otp
-KEYSTORE := assignment bits chunk generation keyid keyring kv_lmdb kv_lmdb_check kv_memory master note pool rotate \
-	row seal store stream sweep undo value voids
+KEYSTORE := assignment bits chunk generation keyid keyring kv_changes kv_journal kv_lmdb kv_lmdb_check kv_memory \
+	master note pool rotate row seal store stream sweep undo value voids
 ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)
@@ -163,7 +163,7 @@ UNITS += ladder
 UNITS += client
 UNITS += rpc rpc_wire rpc_bind rpc_refusals
 UNITS += quantum_link quantum_device
-UNITS += keystore keystore_model keystore_files keystore_crash keystore_master keystore_memory
+UNITS += keystore keystore_model keystore_files keystore_journal keystore_crash keystore_master keystore_memory
 
 $(BUILD)/tests/unit/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS) $(TEST_LIBS)
@@ -276,8 +276,7 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
-SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios relay_scenarios store_scenarios supply_scenarios \
-	share_scenarios schedules)
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios store_scenarios supply_scenarios share_scenarios)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller

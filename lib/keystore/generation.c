@@ -6,8 +6,8 @@
  * is never behind the file, whatever moment a crash finds - but for a store that is older than the file.
  *
  * Each commit writes down its own number, sealed. LMDB has two roots and goes by the one with the greater
- * number, which is not sealed: were a bit flipped in the older root's, the store would be that of a commit
- * before.
+ * number, which is not sealed, and neither is that by which the journal's records are found: were they of
+ * another commit than the rest, it shows.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -221,6 +221,7 @@ struct ks {
 	uint64_t stamps;
 	uint64_t generation;
 	uint64_t generation_at; /* monotonic, when it was advanced */
+	uint64_t batch_at;      /* monotonic, when the writer's last one ended */
 	uint64_t retry_at;      /* monotonic: after a failed commit, what can wait waits until then */
 	struct log_limit damage_limit;
 

@@ -20,7 +20,6 @@
 #include "log.h"
 
 enum {
-	FORMAT = 1,
 	MAGIC_LEN = 10,
 	CHECK_LEN = 16,
 	AT_FORMAT = MAGIC_LEN,
@@ -117,11 +116,12 @@ static enum status parse(struct keyring *r, const uint8_t *file, size_t len, con
 
 	if (len < AT_KEYS || memcmp(file, magic, MAGIC_LEN) != 0)
 		return damaged(path, "not a file of data keys", e);
-	if (get_be(file + AT_FORMAT, 2) != FORMAT)
+	r->format = (unsigned)get_be(file + AT_FORMAT, 2);
+	if (r->format < KEYRING_FORMAT_LEAST || r->format > KEYRING_FORMAT)
 		return err_set(e, ST_STORAGE,
-			       "%s: format %u, and this program knows format %d only: run the version "
+			       "%s: format %u, and this program knows formats %d to %d only: run the version "
 			       "that wrote it",
-			       path, (unsigned)get_be(file + AT_FORMAT, 2), FORMAT);
+			       path, r->format, KEYRING_FORMAT_LEAST, KEYRING_FORMAT);
 	count = get_be(file + AT_COUNT, 4);
 	if (count == 0 || count > KEYRING_MAX || len != AT_KEYS + count * ENTRY_LEN)
 		return damaged(path, "its length is wrong", e);
@@ -163,7 +163,7 @@ enum status keyring_write(const struct keyring *r, const char *path, const struc
 	enum status s;
 
 	memcpy(file, magic, MAGIC_LEN);
-	put_be(file + AT_FORMAT, FORMAT, 2);
+	put_be(file + AT_FORMAT, KEYRING_FORMAT, 2);
 	memcpy(file + AT_STORE, r->store.bytes, ID_LEN);
 	derive(master, "qkdn key store check", &r->store, check);
 	memcpy(file + AT_CHECK, check, CHECK_LEN);

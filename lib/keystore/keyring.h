@@ -8,9 +8,11 @@
 #include "id.h"
 #include "seal.h"
 
-enum { KEYRING_MAX = 4 };
+/* Format 2 is that of a store with a journal, which a program that knows 1 alone would leave unread. */
+enum { KEYRING_MAX = 4, KEYRING_FORMAT = 2, KEYRING_FORMAT_LEAST = 1 };
 
 struct keyring {
+	unsigned format;  /* of the file that it was read from */
 	struct id store; /* drawn when the store was made */
 	unsigned count;
 	uint32_t numbers[KEYRING_MAX]; /* rising; the last one seals */

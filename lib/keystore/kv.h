@@ -34,6 +34,8 @@ struct kv_ops {
 			    struct kv_slice *key, struct kv_slice *value);
 	uint64_t (*number)(struct kv *kv);
 	uint64_t (*file_bytes)(struct kv *kv);
+	bool (*has_aside)(struct kv *kv);
+	enum status (*checkpoint)(struct kv *kv);
 	void (*close)(struct kv *kv);
 };
 
@@ -41,8 +43,8 @@ struct kv {
 	const struct kv_ops *ops;
 };
 
-/* The database in the file directory/data.mdb, of at most max_bytes; it is made if missing, with mode 0600.
- */
+/* The database in the directory's files data.mdb, of at most max_bytes, and journal; they are made if missing, with
+ * mode 0600. */
 MUST_CHECK enum status kv_lmdb_open(struct kv **kv, const char *directory, uint64_t max_bytes, struct err *e);
 
 struct kv *kv_memory_new(void);
@@ -53,7 +55,8 @@ MUST_CHECK static inline enum status kv_begin(struct kv *kv)
 	return kv->ops->begin(kv);
 }
 
-/* Durable when it returns ST_OK; nothing has changed otherwise. The transaction is over either way. */
+/* Durable when it returns ST_OK; nothing has changed otherwise. The transaction is over either way. To abort one
+ * that changed nothing costs nothing, another one much. */
 MUST_CHECK static inline enum status kv_commit(struct kv *kv)
 {
 	return kv->ops->commit(kv);
@@ -101,6 +104,17 @@ static inline uint64_t kv_number(struct kv *kv)
 static inline uint64_t kv_file_bytes(struct kv *kv)
 {
 	return kv->ops->file_bytes(kv);
+}
+
+/* Whether commits, durable as they are, wait to be put where they belong. That happens by itself, but is better
+ * done while there is nothing else to do: between transactions. */
+static inline bool kv_has_aside(struct kv *kv)
+{
+	return kv->ops->has_aside(kv);
+}
+MUST_CHECK static inline enum status kv_checkpoint(struct kv *kv)
+{
+	return kv->ops->checkpoint(kv);
 }
 static inline void kv_close(struct kv *kv)
 {

@@ -255,6 +255,18 @@ static uint64_t memory_file_bytes(struct kv *kv)
 	return 0;
 }
 
+static bool memory_has_aside(struct kv *kv)
+{
+	(void)kv;
+	return false;
+}
+
+static enum status memory_checkpoint(struct kv *kv)
+{
+	(void)kv;
+	return ST_OK;
+}
+
 static void memory_close(struct kv *kv)
 {
 	struct kv_memory *m = memory_of(kv);
@@ -270,8 +282,8 @@ static void memory_close(struct kv *kv)
 }
 
 static const struct kv_ops memory_ops = {
-    memory_begin,  memory_commit, memory_abort,  memory_get,        memory_reserve,
-    memory_delete, memory_seek,   memory_number, memory_file_bytes, memory_close,
+    memory_begin, memory_commit, memory_abort,      memory_get,       memory_reserve,    memory_delete,
+    memory_seek,  memory_number, memory_file_bytes, memory_has_aside, memory_checkpoint, memory_close,
 };
 
 struct kv *kv_memory_new(void)

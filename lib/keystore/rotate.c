@@ -4,7 +4,7 @@
  * A rotation of the data key first lets the sweep finish a round, so that all that was spent is cut out
  * of the chunks; then adds a key, durably, under which everything is sealed from now on; seals what is
  * still under the old one, in steps; and when a commit has made the last step durable, destroys the
- * old key. What LMDB's free pages hold of the spent keys cannot be opened by anything then. A kill
+ * old key. What LMDB's free pages and the journal hold of the spent keys cannot be opened by anything then. A kill
  * anywhere between leaves two keys in the file, and the next opening goes on with the sealing.
  */
 #include <stdlib.h>

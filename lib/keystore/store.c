@@ -12,8 +12,9 @@
  *     void    pool's number (4) | offset (8)        ranges above ready that must never be filled
  *     note    the core's own key                    the core's own value
  *
- * Beside the database lies the file of data keys, wrapped by the master key (keyring.h); beside the master
- * key lies the generation. All numbers are big-endian, so that the order of bytes is theirs.
+ * Beside the database lie its journal (kv_lmdb.c) and the file of data keys, wrapped by the master key
+ * (keyring.h); beside the master key lies the generation. All numbers are big-endian, so that the order of
+ * bytes is theirs.
  *
  * WRITER. One thread makes all changes. It takes what has been submitted, runs it all in one write
  * transaction, writes what became different in memory (open chunks, pools) into the database, commits
@@ -21,22 +22,25 @@
  * commit is shared by the more works the busier it is. A work that fails is undone from notes
  * (undo.c) and the rest of its batch stays. In inline mode the same happens inside ks_submit.
  *
- * DURABILITY. A report of ST_OK comes after the commit, which is fdatasync of the pages and then a
- * synchronous write of LMDB's root. A commit that fails (no room, a broken disk) changes nothing: memory
- * goes back to the last committed state, everything in the batch is told ST_STORAGE, and the next batch
- * tries again. If it was the writing of the root that failed, it may yet have reached the disk: so after
- * every commit that failed LMDB's handle is opened anew and the pools are read again. What was told to
- * have failed may then have happened, which is the safe side: taken, not taken twice.
+ * DURABILITY. A report of ST_OK comes after the commit, which is one flush of a record in the journal, or
+ * of LMDB's pages and then its root (kv_lmdb.c says when). A commit that fails (no room, a broken disk)
+ * changes nothing: memory goes back to the last committed state, everything in the batch is told
+ * ST_STORAGE, and the next batch tries again. What failed may have reached the disk all the same: a record
+ * that the next commit, which goes into LMDB under the same number, makes one of before; or LMDB's root,
+ * which its handle, opened anew after every commit that failed, then shows. What was told to have failed
+ * may so have happened, which is the safe side: taken, not taken twice.
  *
- * CRASHES. A kill at any moment leaves the last committed state, or the one before it if the root was not
- * written: LMDB copies on write and never touches what the last root refers to. Nothing in memory is
- * needed to go on: cursors, bits, what is still to be cut out, and a rotation under way are all in
- * what was committed or in the file of data keys. There is no recovery to run, and opening reads the
- * pools' records and the pages of the tree (kv_lmdb_check.c), not the keys.
+ * CRASHES. A kill at any moment leaves the last committed state, or the one that was on its way: LMDB
+ * copies on write and never touches what the last root refers to, and no record of the journal that is
+ * needed is ever written over. Nothing in memory is needed to go on: cursors, bits, what is still to be
+ * cut out, and a rotation under way are all in what was committed or in the file of data keys. There is
+ * nothing to repair, and opening reads the journal, the pools' records and the pages of the tree
+ * (kv_lmdb_check.c), not the keys.
  *
- * WHAT STAYS. What was taken is left out of its chunk when the batch commits; what was delivered, when
- * the sweep comes by (sweep.c). The ciphertext before that stays in free pages of the file until the
- * data key is rotated and destroyed (rotate.c). doc/key-store.md adds that up to the erase horizon.
+ * WHAT STAYS. What was taken is left out of its chunk when the batch commits; what was delivered, when the
+ * sweep comes by (sweep.c). The ciphertext before that stays in free pages of the file and in the journal
+ * until the data key is rotated and destroyed (rotate.c). doc/key-store.md adds that up to the erase
+ * horizon.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -58,6 +62,7 @@ enum { WORKS_A_BATCH = 4096 };
 #define SWEEP_BUSY_NS (600 * NS_PER_S) /* when there is: it costs as much as what it cleans up after */
 #define GENERATION_NS (10 * NS_PER_S)
 #define RETRY_NS NS_PER_S
+#define CHECKPOINT_IDLE_NS NS_PER_S
 enum { INLINE_SWEEP_EVERY = 256 }; /* batches: a virtual clock may stand still */
 
 /* Jobs of one batch, on the way to the loop: what it finished, or, before its commit, what is to be told that
@@ -145,7 +150,6 @@ static enum status run_simple(struct ks_txn *t, ks_work step, void *arg)
 /* Runs one work, and takes it back if it fails. */
 static enum status run_step(struct ks_txn *t, ks_work step, void *arg)
 {
-	bool wrote = t->wrote;
 	enum status s;
 
 	t->stamp = ++t->ks->stamps;
@@ -155,8 +159,8 @@ static enum status run_step(struct ks_txn *t, ks_work step, void *arg)
 	s = step(t, arg);
 	if (t->poisoned && s == ST_OK)
 		s = ST_STORAGE;
-	if (s != ST_OK && !t->broken && undo_run(t) == ST_OK)
-		t->wrote = wrote;
+	if (s != ST_OK && !t->broken && undo_run(t) != ST_OK)
+		s = ST_STORAGE;
 	t->undoing = false;
 	return s;
 }
@@ -270,7 +274,8 @@ static bool begin(struct ks *ks)
 	return false;
 }
 
-/* Whether the transaction is over well. Nothing to write: nothing to wait for. */
+/* Whether the transaction is over well. Nothing to write: nothing to wait for. A work that was undone has written:
+ * to abort would cost more than to commit. */
 static bool commit(struct ks_txn *t, bool *advanced)
 {
 	struct ks *ks = t->ks;
@@ -349,6 +354,22 @@ static struct job *take_jobs(struct ks *ks)
 	return jobs;
 }
 
+/* When the database should put away what it keeps aside, for want of other work; UINT64_MAX: it keeps nothing. */
+static uint64_t checkpoint_at(const struct ks *ks)
+{
+	uint64_t at = ks->batch_at + CHECKPOINT_IDLE_NS;
+
+	if (!kv_has_aside(ks->kv))
+		return UINT64_MAX;
+	return at < ks->retry_at ? ks->retry_at : at;
+}
+
+static void run_checkpoint(struct ks *ks)
+{
+	if (kv_checkpoint(ks->kv) != ST_OK) /* it is all in the journal: nothing is lost */
+		ks->retry_at = env_mono(ks->env) + RETRY_NS;
+}
+
 /* Waits, locked, until there are jobs, something that can wait is due, or the end. */
 static void wait_for_work(struct ks *ks)
 {
@@ -356,6 +377,8 @@ static void wait_for_work(struct ks *ks)
 		uint64_t at = background_at(ks, false), now = env_mono(ks->env);
 		struct timespec until;
 
+		if (at > checkpoint_at(ks))
+			at = checkpoint_at(ks);
 		if (at <= now)
 			return;
 		if (at == UINT64_MAX) {
@@ -385,9 +408,12 @@ static void *writer_main(void *arg)
 		pthread_mutex_unlock(&ks->lock);
 		if (stop)
 			return NULL;
+		if (jobs == NULL && checkpoint_at(ks) <= env_mono(ks->env))
+			run_checkpoint(ks);
 		do
 			jobs = run_batch(ks, jobs, background_at(ks, jobs != NULL) <= env_mono(ks->env));
 		while (jobs != NULL);
+		ks->batch_at = env_mono(ks->env);
 	}
 }
 
@@ -517,6 +543,8 @@ static enum status open_keys(struct ks *ks, bool *fresh, struct err *e)
 
 	free(data);
 	*fresh = !has_data;
+	if (s == ST_OK && has_keyring && ks->keyring.format != KEYRING_FORMAT)
+		s = keyring_write(&ks->keyring, ks->keyring_path, &ks->master, e);
 	if (s != ST_OK || has_keyring)
 		return s;
 	if (has_data)

@@ -17,7 +17,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { CHANGE = 4, CHANGES_MOST = 32, BYTES = 60000, STEP = 1000, FILES = 3 };
+enum { CHANGE = 4, CHANGES_MOST = 32, BYTES = 60000, STEP = 1000, FILES = 4 };
 
 static char folder[] = "/dev/shm/fuzz_store-XXXXXX", store[64], master[64];
 static const struct id pool = { { 0xab } };
@@ -140,6 +140,7 @@ static void set_up(void)
 	snprintf(files[0].path, sizeof files[0].path, "%s/data.mdb", store);
 	snprintf(files[1].path, sizeof files[1].path, "%s/keys", store);
 	snprintf(files[2].path, sizeof files[2].path, "%s.generation", master);
+	snprintf(files[3].path, sizeof files[3].path, "%s/journal", store);
 	if (ks_master_key_make(master, &e) != ST_OK || !with_store(fill, bytes) || !with_store(use, NULL))
 		abort();
 	for (int i = 0; i < FILES; i++)
@@ -152,7 +153,7 @@ static void change(const uint8_t *data, size_t size, int file, uint64_t begins)
 	for (size_t i = 0; i + CHANGE <= size && i < CHANGES_MOST * CHANGE; i += CHANGE) {
 		uint64_t at = ((uint64_t)data[i] << 16 | (uint64_t)data[i + 1] << 8 | data[i + 2]);
 
-		at %= files[0].len + files[1].len + files[2].len;
+		at %= files[0].len + files[1].len + files[2].len + files[3].len;
 		if (at >= begins && at - begins < files[file].len)
 			files[file].bytes[at - begins] ^= (char)data[i + 3];
 	}

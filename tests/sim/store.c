@@ -129,8 +129,20 @@ static void faulty_close(struct kv *kv)
 	free(faulty_of(kv));
 }
 
-static const struct kv_ops faulty_ops = { faulty_begin,  faulty_commit, faulty_abort,  faulty_get,        faulty_reserve,
-	                                  faulty_delete, faulty_seek,   faulty_number, faulty_file_bytes, faulty_close };
+static bool faulty_has_aside(struct kv *kv)
+{
+	return kv_has_aside(faulty_of(kv)->below);
+}
+
+static enum status faulty_checkpoint(struct kv *kv)
+{
+	return kv_checkpoint(faulty_of(kv)->below);
+}
+
+static const struct kv_ops faulty_ops = {
+	faulty_begin, faulty_commit, faulty_abort,      faulty_get,       faulty_reserve,    faulty_delete,
+	faulty_seek,  faulty_number, faulty_file_bytes, faulty_has_aside, faulty_checkpoint, faulty_close,
+};
 
 struct kv *__wrap_kv_memory_new(void)
 {

@@ -27,6 +27,7 @@ struct store {
 	enum ks_backend backend;
 	char dir[64], master[128], store[128], generation[160];
 	unsigned hot_chunks;
+	uint64_t max_bytes;
 	bool threaded; /* env is a real one, and the store has its writer's thread */
 	struct world *world;
 	struct env *env;
@@ -174,7 +175,7 @@ FIXTURE enum status store_try_open(struct store *x, struct err *e)
 			       .env = x->env,
 			       .directory = x->store,
 			       .master_key_file = x->master,
-			       .max_bytes = UINT64_C(1) << 30,
+			       .max_bytes = x->max_bytes,
 			       .inline_writer = !x->threaded,
 			       .hot_chunks = x->hot_chunks};
 
@@ -199,12 +200,13 @@ FIXTURE void store_close(struct store *x)
 	x->ks = NULL;
 }
 
-FIXTURE void store_make(struct store *x, enum ks_backend backend)
+FIXTURE void store_make_of(struct store *x, enum ks_backend backend, uint64_t max_bytes)
 {
 	struct err e;
 
 	memset(x, 0, sizeof *x);
 	x->backend = backend;
+	x->max_bytes = max_bytes;
 	/* kills and flips are as telling in memory, and need not wait for a disk */
 	strcpy(x->dir,
 	       access("/dev/shm", W_OK) == 0 ? "/dev/shm/qkdn-keystore-XXXXXX" : "/tmp/qkdn-keystore-XXXXXX");
@@ -216,6 +218,11 @@ FIXTURE void store_make(struct store *x, enum ks_backend backend)
 	x->env = env_virtual_new(x->world);
 	assert_int_equal(ks_master_key_make(x->master, &e), ST_OK);
 	store_open(x);
+}
+
+FIXTURE void store_make(struct store *x, enum ks_backend backend)
+{
+	store_make_of(x, backend, UINT64_C(1) << 30);
 }
 
 FIXTURE void remove_folder(const char *path)

@@ -322,7 +322,7 @@ static void copy_file(const char *from_dir, const char *to_dir, const char *name
 /* The files as they are now, in a store of their own. */
 static void check_copy(const struct store *x, const struct truth *k)
 {
-	struct store copy = {.backend = KS_LMDB, .world = x->world, .env = x->env};
+	struct store copy = {.backend = KS_LMDB, .max_bytes = 1 << 28, .world = x->world, .env = x->env};
 
 	snprintf(copy.dir, sizeof copy.dir, "%.50s/copy", x->dir);
 	snprintf(copy.store, sizeof copy.store, "%s/store", copy.dir);
@@ -330,6 +330,7 @@ static void check_copy(const struct store *x, const struct truth *k)
 	mkdir(copy.dir, 0700);
 	mkdir(copy.store, 0700);
 	copy_file(x->store, copy.store, "data.mdb");
+	copy_file(x->store, copy.store, "journal");
 	copy_file(x->store, copy.store, "keys");
 	copy_file(x->dir, copy.dir, "master.key");
 	copy_file(x->dir, copy.dir, "master.key.generation");
