@@ -277,8 +277,8 @@ struct ksa_pool {
 	uint64_t relay_most;   /* bytes of a relay: halved where pad was short on the way, doubled where it was not */
 	uint64_t try_again_at; /* monotonic: no new fill before */
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
-	struct request *waiting; /* key requests that wait for keys, highest priority first */
-	unsigned waiting_count;
+	struct queue *waiting;  /* key requests that wait for keys, by the applications that sent them */
+	uint64_t turn;          /* how far these have come in being served, each in bytes */
 	struct request *gathered; /* key requests of this turn of the loop: their keys are taken together */
 	struct request *taken; /* keys taken, to be assigned with the next message */
 	uint64_t base;         /* how far it is durably taken, at least */

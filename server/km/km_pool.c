@@ -442,11 +442,7 @@ static enum status void_work(struct ks_txn *t, void *arg)
 	struct voiding *v = arg;
 	enum status s = ks_unassign(t, &v->m.pool, v->m.offset, v->m.len);
 
-	if (s == ST_UNKNOWN_KEY_ID) /* never assigned: a range on its way */
-		s = ST_OK;
 	/* not a use: a range on its way is void here before its source has used what lies below it */
-	if (s == ST_OK)
-		s = ks_void(t, &v->m.pool, v->m.offset, v->m.len, NULL);
 	return s == ST_OK ? shares_void(t, &v->m.pool, v->m.offset, v->m.len) : s;
 }
 

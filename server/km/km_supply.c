@@ -32,11 +32,11 @@ struct run {
 struct request {
 	struct ksa_pool *pool;
 	struct km *km;
-	struct request *prev, *next; /* in waiting, gathered, taken or a message's list */
+	struct request *prev, *next; /* in a queue, gathered, taken or a message's list */
 	struct application *source, *destination;
 	struct id trace;
 	uint32_t count, key_len, priority;
-	bool queued;
+	struct queue *queue; /* while it waits for keys */
 	bool fell_short; /* the stock was enough in bytes, but not in whole keys */
 	uint64_t give_up_at; /* monotonic */
 	struct env_timer *deadline;
@@ -539,13 +539,68 @@ static void gather(struct request *r)
 
 /* ---- waiting for keys ------------------------------------------------------------------------------------------ */
 
+/* Of one application. Where keys are short each gets as many as the others, whatever it asks for and however urgent
+ * it says that is: self-clocked fair queueing, with bytes for its clock. */
+struct queue {
+	struct queue *prev, *next;
+	struct application *source;
+	struct request *requests; /* highest priority first */
+	uint64_t turn;            /* that of the last one served */
+};
+
+static uint64_t next_turn(const struct queue *q)
+{
+	return q->turn + request_len(q->requests);
+}
+
+static struct request *whose_turn(const struct ksa_pool *p)
+{
+	const struct queue *first = p->waiting, *q;
+
+	DL_FOREACH (p->waiting, q)
+		if (next_turn(q) < next_turn(first))
+			first = q;
+	return first->requests;
+}
+
+static struct queue *queue_of(struct ksa_pool *p, struct application *source)
+{
+	struct queue *q;
+
+	DL_SEARCH_SCALAR (p->waiting, q, source, source);
+	if (q != NULL)
+		return q;
+	q = xcalloc(1, sizeof *q);
+	q->source = source;
+	q->turn = p->turn;
+	DL_APPEND(p->waiting, q);
+	return q;
+}
+
+/* Behind those of the same or a higher priority. */
+static void enqueue(struct request *r)
+{
+	struct queue *q = queue_of(r->pool, r->source);
+	struct request *before = q->requests != NULL ? q->requests->prev : NULL;
+
+	while (before != NULL && before->priority < r->priority)
+		before = before != q->requests ? before->prev : NULL;
+	DL_APPEND_ELEM(q->requests, before, r);
+	r->queue = q;
+}
+
 static void dequeue(struct request *r)
 {
-	if (!r->queued)
+	struct queue *q = r->queue;
+
+	if (q == NULL)
 		return;
-	DL_DELETE(r->pool->waiting, r);
-	r->pool->waiting_count--;
-	r->queued = false;
+	r->queue = NULL;
+	DL_DELETE(q->requests, r);
+	if (q->requests != NULL)
+		return;
+	DL_DELETE(r->pool->waiting, q);
+	free(q);
 }
 
 static void fail_waiting(struct request *r, enum status s, const char *text)
@@ -571,25 +626,8 @@ static void deadline_passed(void *arg)
 {
 	struct request *r = arg;
 
-	if (r->queued) /* else its work is under way */
+	if (r->queue != NULL) /* else its work is under way */
 		give_up_waiting(r);
-}
-
-/* Into the pool's waiting list, behind those of the same or a higher priority. */
-static void enqueue(struct request *r)
-{
-	struct ksa_pool *p = r->pool;
-	struct request *other, *behind = NULL;
-
-	DL_FOREACH (p->waiting, other)
-		if (other->priority < r->priority && behind == NULL)
-			behind = other;
-	if (behind != NULL)
-		DL_PREPEND_ELEM(p->waiting, behind, r);
-	else
-		DL_APPEND(p->waiting, r);
-	r->queued = true;
-	p->waiting_count++;
 }
 
 static void wait_for_keys(struct request *r)
@@ -612,10 +650,13 @@ static void wait_for_keys(struct request *r)
 void ksa_pool_ready(struct ksa_pool *p)
 {
 	while (p->open && p->waiting != NULL) {
-		struct request *r = p->waiting;
+		struct request *r = whose_turn(p);
 
 		if (request_len(r) > ksa_pool_available(p))
 			return;
+		r->queue->turn = next_turn(r->queue);
+		if (p->turn < r->queue->turn)
+			p->turn = r->queue->turn;
 		dequeue(r);
 		gather(r);
 	}
@@ -625,27 +666,29 @@ void ksa_pool_ready(struct ksa_pool *p)
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p)
 {
 	uint64_t bytes = 0, usable = ksa_pool_available(p);
+	const struct queue *q;
 	const struct request *r;
 
-	DL_FOREACH (p->waiting, r) {
-		bytes += request_len(r);
-		if (!r->fell_short)
-			continue;
-		bytes += r->key_len; /* keys begin at a multiple of their length */
-		usable = 0;
-	}
+	DL_FOREACH (p->waiting, q)
+		DL_FOREACH (q->requests, r) {
+			bytes += request_len(r);
+			if (!r->fell_short)
+				continue;
+			bytes += r->key_len; /* keys begin at a multiple of their length */
+			usable = 0;
+		}
 	return bytes > usable ? bytes - usable : 0;
 }
 
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p)
 {
-	return p->waiting != NULL ? &p->waiting->trace : NULL;
+	return p->waiting != NULL ? &whose_turn(p)->trace : NULL;
 }
 
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text)
 {
 	while (p->waiting != NULL)
-		fail_waiting(p->waiting, s, text);
+		fail_waiting(p->waiting->requests, s, text);
 }
 
 void ksa_pool_stop(struct ksa_pool *p)

@@ -24,7 +24,6 @@ void *bag_copy(struct bag *b, const void *p, size_t len);
 void bag_free(struct bag *b);
 void *copy_message(struct bag *b, enum km_message m, const void *message);
 void *copy_answer(struct bag *b, enum km_message m, const struct km_answer *answer);
-const char *message_name(enum km_message m);
 
 /* ---- parties and the net between them ----------------------------------------------------------------- */
 

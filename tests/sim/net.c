@@ -420,6 +420,8 @@ static void dispatch(struct call *c)
 		delay += c->timeout + sim_dice(s, 2000) * MS;
 		s->stats.late++;
 	}
+	if (c->fate == FATE_OVERTAKEN)
+		delay += 300 * MS;
 	if (c->fate == FATE_DROP || (dice && sim_chance(s, f->drop))) {
 		s->stats.dropped++;
 		sim_say(s, "%s -> %s: %s is lost", c->from->name, c->to->name, message_name(c->m));

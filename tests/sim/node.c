@@ -301,8 +301,9 @@ void sim_start(struct node *n)
 	}
 	o.env = n->env;
 	o.links = links;
+	applications[s->options.nodes] = (struct km_application_options){ "greedy", s->nodes[0].party.name };
 	o.applications = applications;
-	o.application_count = s->options.nodes;
+	o.application_count = s->options.nodes + 1;
 	o.controller = control_name(s, n);
 	o.limits = s->options.limits;
 	o.ready = ready;
@@ -357,6 +358,11 @@ bool sim_node_is_up(const struct node *n)
 struct km *sim_core(struct node *n)
 {
 	return n->km;
+}
+
+struct ks *sim_store(struct node *n)
+{
+	return n->ks;
 }
 
 void node_new(struct sim *s, struct node *n, unsigned number)

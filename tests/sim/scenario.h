@@ -63,6 +63,11 @@ SCENARIO void on_demand(struct sim_options *o)
 	o->request_interval = 0;
 }
 
+SCENARIO void with_reservations(struct sim_options *o)
+{
+	o->reservation = true;
+}
+
 SCENARIO uint32_t ask(struct sim *s, unsigned a, unsigned b, uint64_t wait)
 {
 	uint32_t result;

@@ -72,6 +72,7 @@ void sim_start(struct node *n);
 enum sim_commit { COMMIT_DONE, COMMIT_FAILS, COMMIT_LOST };
 void sim_next_commit(struct node *n, enum sim_commit fate);
 struct km *sim_core(struct node *n);
+struct ks *sim_store(struct node *n);
 /* A copy of what its store holds, and such a copy in the place of it: the node is killed, and started again where it
  * was up. The copy is used up. */
 struct kv *sim_store_copy(struct node *n);
@@ -92,8 +93,17 @@ void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_
                  uint32_t *result);
 
 /* Asked of every message that is sent between KMs, or KM and controller, before the dice are. */
-/* FATE_COPY: delivered, and a copy three seconds later. */
-enum sim_fate { FATE_DICE, FATE_DELIVER, FATE_DROP, FATE_DROP_ANSWER, FATE_TWICE, FATE_COPY, FATE_LATE };
+enum sim_fate {
+	FATE_DICE,
+	FATE_DELIVER,
+	FATE_DROP,
+	FATE_DROP_ANSWER,
+	FATE_TWICE,
+	FATE_COPY,      /* and a copy three seconds later */
+	FATE_LATE,      /* behind its time-out */
+	FATE_OVERTAKEN, /* late, but in time */
+};
+const char *message_name(enum km_message m);
 typedef enum sim_fate (*sim_hook)(struct sim *s, enum km_message m, const char *from, const char *to,
                                   const void *message, void *arg);
 void sim_set_hook(struct sim *s, sim_hook hook, void *arg);

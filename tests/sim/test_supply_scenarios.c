@@ -333,6 +333,82 @@ static void fetched_together_each_for_itself(void **state)
 	end(s);
 }
 
+/* ---- where keys are short ----------------------------------------------------------------------------------------- */
+
+/* An application that asks as soon as it is answered. */
+struct asker {
+	struct sim *sim;
+	const char *name;
+	uint32_t number, priority;
+	uint64_t bytes;
+	bool over;
+};
+
+enum { ASKED_SIZE = 256 };
+
+static void ask_on(void *arg);
+
+static void asker_answered(const struct km_answer *answer, void *arg)
+{
+	const struct km_keys *keys = (const struct km_keys *)answer;
+	struct asker *a = arg;
+
+	if (answer->err.status == ST_OK)
+		a->bytes += keys->len;
+	if (!a->over)
+		sim_after(a->sim, 2 * NS_PER_MS, ask_on, a);
+}
+
+static void ask_on(void *arg)
+{
+	struct asker *a = arg;
+	const struct km_key_request m = { .source = a->name, .destination = "app1", .number = a->number, .size = ASKED_SIZE,
+		                          .deadline = 5 * NS_PER_S, .priority = a->priority };
+
+	km_receive(sim_core(sim_node(a->sim, 0)), KM_KEY_REQUEST, a->name, &m, asker_answered, a);
+}
+
+static uint64_t bytes_in(struct sim *s, struct asker *a, unsigned seconds)
+{
+	uint64_t before = a->bytes;
+
+	sim_run(s, seconds * NS_PER_S);
+	return a->bytes - before;
+}
+
+/* Hundreds of requests at once, large ones or small ones, with whatever priority: the other has half of the keys. */
+static void who_asks_for_more_gets_no_more(void **state)
+{
+	static const struct {
+		unsigned at_once;
+		uint32_t number, priority;
+	} greedy[] = { { 300, 32, 0 }, { 300, 32, UINT32_MAX }, { 100, 128, 9 }, { 2000, 2, 1 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(greedy); i++) {
+		struct sim *s = pair(1);
+		struct asker modest = { .sim = s, .name = "app0", .number = 32 };
+		struct asker other = { .sim = s, .name = "greedy", .number = greedy[i].number,
+			               .priority = greedy[i].priority };
+		uint64_t alone, beside;
+
+		for (int n = 0; n < 8; n++)
+			ask_on(&modest);
+		sim_run(s, 5 * NS_PER_S); /* what was in stock */
+		alone = bytes_in(s, &modest, 10);
+		for (unsigned n = 0; n < greedy[i].at_once; n++)
+			ask_on(&other);
+		sim_run(s, 2 * NS_PER_S);
+		beside = bytes_in(s, &modest, 10);
+		assert_true(alone > 100000);
+		assert_in_range(beside, alone / 2, alone);
+		assert_in_range(other.bytes, alone / 2, UINT64_MAX);
+		modest.over = other.over = true;
+		sim_run(s, 10 * NS_PER_S);
+		end(s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -345,6 +421,7 @@ int main(void)
 		cmocka_unit_test(destination_killed_around_an_assignment),
 		cmocka_unit_test(assignment_lost_late_or_twice),
 		cmocka_unit_test(fetched_together_each_for_itself),
+		cmocka_unit_test(who_asks_for_more_gets_no_more),
 	};
 
 	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);

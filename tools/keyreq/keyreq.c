@@ -292,7 +292,7 @@ static const struct argp_option get_options[] = {
 	{ "to", OPTION_TO, "APP", 0, "Destination application", 0 },
 	{ "number", 'n', "N", 0, "How many keys (1)", 0 },
 	{ "size", 's', "BITS", 0, "Size of each key (the key manager's default)", 0 },
-	{ "priority", OPTION_PRIORITY, "N", 0, "0: ordinary; higher is served first", 0 },
+	{ "priority", OPTION_PRIORITY, "N", 0, "0: ordinary; of your requests, higher is served first", 0 },
 	{ 0 },
 };
 
