@@ -61,16 +61,10 @@ static enum status allocation_work(struct ks_txn *t, void *arg)
 	struct secret bytes = { NULL, 0 };
 	enum status s = ks_take_at(t, &a->link_pool, a->m.link_offset, a->m.len, &bytes);
 
-	if (s == ST_REPLAYED) { /* asked again: it is here already, or it was made ready, or it is gone */
-		struct ks_pool pool;
-
-		s = ks_pool_get(t, &a->m.ksa_pool, &pool);
-		if (s == ST_OK && pool.ready < a->m.ksa_offset + a->m.len &&
-		    ks_read(t, &a->m.ksa_pool, a->m.ksa_offset, a->m.len, &bytes) != ST_OK)
-			s = ST_REPLAYED;
-	} else if (s == ST_OK) {
+	if (s == ST_REPLAYED) /* asked again; whether it is here the verification tells */
+		s = ST_OK;
+	else if (s == ST_OK)
 		s = ks_append(t, &a->m.ksa_pool, a->m.ksa_offset, bytes.bytes, bytes.len);
-	}
 	secret_free(&bytes);
 	if (s == ST_OK)
 		s = used_raise(t, &a->link_pool, a->m.link_offset + a->m.len);

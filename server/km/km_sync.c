@@ -242,14 +242,6 @@ static void offer_over(struct offer *o, uint64_t again_after)
 	free(o);
 }
 
-/* The follower has decided on the blocks below next, or knows none of the keys. */
-static void drop_keys(struct link *l, uint64_t next)
-{
-	for (unsigned k = 0; k < KM_WINDOW_MAX; k++)
-		if (l->sync_slots[k].sequence < next)
-			l->sync_slots[k] = (struct sync_slot){ .has_key = false };
-}
-
 static void agreed(enum status s, void *arg)
 {
 	struct offer *o = arg;
@@ -257,7 +249,6 @@ static void agreed(enum status s, void *arg)
 
 	if (s == ST_OK) {
 		apply(l, &o->a, o->stock);
-		drop_keys(l, l->next_sequence);
 		l->sync_window = l->sync_window < KM_WINDOW_MAX / 2 ? 2 * (l->sync_window + 1) : KM_WINDOW_MAX;
 	} else {
 		link_complain(l, "the answer of %s to a synchronization is not usable: %s", l->peer, status_name(s));
@@ -291,7 +282,7 @@ static void offer_answered(enum status s, const void *answer, void *arg)
 		if (s == ST_CONFLICT)
 			l->open = false; /* open it anew: that tells what is wrong */
 		if (s == ST_REPLAYED || s == ST_KEY_GONE)
-			drop_keys(l, UINT64_MAX); /* these keys are gone there: others */
+			memset(l->sync_slots, 0, sizeof l->sync_slots); /* these keys are gone there: others */
 	}
 	if (s != ST_OK) {
 		offer_over(o, NS_PER_S);

@@ -117,6 +117,35 @@ static uint32_t say_again(struct sim *s, enum km_message m, const void *message)
 	return result;
 }
 
+/* ---- what waits at the destination for an application ------------------------------------------------------ */
+
+static bool add_assigned(const struct ks_pool *pool, void *arg)
+{
+	*(uint64_t *)arg += pool->assigned;
+	return true;
+}
+
+static enum status assigned_work(struct ks_txn *t, void *arg)
+{
+	ks_pool_each(t, add_assigned, arg);
+	return ST_OK;
+}
+
+static void assigned_looked(enum status s, void *arg)
+{
+	(void)arg;
+	assert_int_equal(s, ST_OK);
+}
+
+static uint64_t assigned_there(struct sim *s)
+{
+	uint64_t bytes = 0;
+
+	ks_submit(sim_store(sim_node(s, 1)), assigned_work, assigned_looked, &bytes);
+	sim_run(s, 20 * NS_PER_MS);
+	return bytes;
+}
+
 /* ---- the source ------------------------------------------------------------------------------------------------- */
 
 /* It has sent the assignment, the destination has made it durable, and the source's own commit is lost. */
@@ -135,6 +164,8 @@ static void source_killed_before_its_commit(void **state)
 		for (int i = 0; i < 3; i++)
 			assert_int_equal(ask(s), ST_OK);
 		assert_true(given_up(s) == before || given_up(s) >= before + 64); /* never came, or is void at both ends */
+		sim_run(s, 15 * NS_PER_S);
+		assert_int_equal(assigned_there(s), 0); /* none waits there that nobody was given */
 		end(s);
 	}
 }
@@ -212,6 +243,45 @@ static void commit_failed_and_killed(void **state)
 	sim_run(s, 5 * NS_PER_S);
 	assert_int_equal(ask(s), ST_OK);
 	end(s);
+}
+
+static enum sim_fate lose_assignments(struct sim *s, enum km_message m, const char *from, const char *to,
+                                      const void *message, void *arg)
+{
+	const bool *voids_too = arg;
+
+	(void)s;
+	(void)from;
+	(void)to;
+	(void)message;
+	return m == KM_ASSIGN || (m == KM_VOID && *voids_too) ? FATE_DROP : FATE_DELIVER;
+}
+
+/* The destination never heard of the keys; it voids them on the word of the next opening. Then the source is killed,
+ * and knows nothing of them. */
+static void commit_failed_opened_again_and_killed(void **state)
+{
+	(void)state;
+	for (int voids_too = 0; voids_too < 2; voids_too++) {
+		struct sim *s = pair(7);
+		bool lost = voids_too;
+		uint32_t result = ST_OK;
+
+		sim_set_hook(s, lose_assignments, &lost);
+		sim_next_commit(sim_node(s, 0), COMMIT_FAILS);
+		for (int i = 0; i < 10 && result != ST_STORAGE; i++)
+			result = ask(s);
+		assert_int_equal(result, ST_STORAGE);
+		sim_cut(s, 0, 1, 300 * NS_PER_MS);
+		sim_run(s, 2 * NS_PER_S);
+		sim_kill(sim_node(s, 0));
+		sim_start(sim_node(s, 0));
+		sim_set_hook(s, NULL, NULL);
+		sim_run(s, 5 * NS_PER_S);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(ask(s), ST_OK);
+		end(s);
+	}
 }
 
 /* Its own commit is done, and what the destination did of it is not known. */
@@ -417,6 +487,7 @@ int main(void)
 		cmocka_unit_test(opening_of_an_earlier_life),
 		cmocka_unit_test(commit_failed_at_the_source),
 		cmocka_unit_test(commit_failed_and_killed),
+		cmocka_unit_test(commit_failed_opened_again_and_killed),
 		cmocka_unit_test(source_killed_around_an_assignment),
 		cmocka_unit_test(destination_killed_around_an_assignment),
 		cmocka_unit_test(assignment_lost_late_or_twice),
