@@ -230,6 +230,7 @@ struct ks {
 	pthread_mutex_t lock; /* over the queue and stopping */
 	pthread_cond_t wake;
 	struct job *first, **last;
+	unsigned holds; /* over 0: the queue waits */
 	bool stopping;
 
 	struct report

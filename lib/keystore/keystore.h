@@ -72,6 +72,11 @@ void ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 typedef void (*ks_ran)(void *arg);
 void ks_submit_early(struct ks *ks, ks_work work, ks_ran ran, ks_done done, void *arg);
 
+/* What is submitted between the two is begun together, and so in one commit but where it is very much. The loop's
+ * thread calls both. */
+void ks_hold(struct ks *ks);
+void ks_release(struct ks *ks);
+
 /* Whether every work that was submitted has been reported. For the loop's thread. */
 bool ks_is_idle(const struct ks *ks);
 

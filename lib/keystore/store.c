@@ -349,6 +349,8 @@ static struct job *take_jobs(struct ks *ks)
 {
 	struct job *jobs = ks->first;
 
+	if (ks->holds > 0 && !ks->stopping)
+		return NULL;
 	ks->first = NULL;
 	ks->last = &ks->first;
 	return jobs;
@@ -373,7 +375,7 @@ static void run_checkpoint(struct ks *ks)
 /* Waits, locked, until there are jobs, something that can wait is due, or the end. */
 static void wait_for_work(struct ks *ks)
 {
-	while (ks->first == NULL && !ks->stopping) {
+	while ((ks->first == NULL || ks->holds > 0) && !ks->stopping) {
 		uint64_t at = background_at(ks, false), now = env_mono(ks->env);
 		struct timespec until;
 
@@ -440,9 +442,27 @@ static void submit(struct ks *ks, struct job *job)
 		return;
 	}
 	pthread_mutex_lock(&ks->lock);
-	wake = ks->first == NULL;
+	wake = ks->first == NULL && ks->holds == 0;
 	*ks->last = job;
 	ks->last = &job->next;
+	pthread_mutex_unlock(&ks->lock);
+	if (wake)
+		pthread_cond_signal(&ks->wake);
+}
+
+void ks_hold(struct ks *ks)
+{
+	pthread_mutex_lock(&ks->lock);
+	ks->holds++;
+	pthread_mutex_unlock(&ks->lock);
+}
+
+void ks_release(struct ks *ks)
+{
+	bool wake;
+
+	pthread_mutex_lock(&ks->lock);
+	wake = --ks->holds == 0 && ks->first != NULL;
 	pthread_mutex_unlock(&ks->lock);
 	if (wake)
 		pthread_cond_signal(&ks->wake);

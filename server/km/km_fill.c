@@ -282,20 +282,24 @@ static void settled(enum status s, void *arg)
 	free(w);
 }
 
-static void settle_now(void *arg)
+static void release(void *arg)
 {
-	struct fill *f = arg;
+	struct km *km = arg;
 
-	ks_submit_early(f->pool->km->ks, settle_work, settle_ran, settled, work_of(f));
+	ks_release(km->ks);
 }
 
-/* The requests that wait for its keys take them behind it, in the same commit. */
+/* The requests that wait for its keys take them behind it, in the same commit: what they post runs before. */
 static void settle(struct fill *f)
 {
+	struct km *km = f->pool->km;
+
 	f->stage = FILL_SETTLING;
 	f->pool->settling += keys_of(f);
-	env_post(f->pool->km->env, settle_now, f);
+	ks_hold(km->ks);
+	ks_submit_early(km->ks, settle_work, settle_ran, settled, work_of(f));
 	ksa_pool_ready(f->pool);
+	env_post(km->env, release, km);
 }
 
 static void voided(enum status s, void *arg)

@@ -585,12 +585,59 @@ static void random_works_in_shared_commits(void **state)
 	random_works(KS_LMDB, true, from_environment("QKDN_SEED", 1), (int)from_environment("QKDN_STEPS", 1000));
 }
 
+static enum status held_work(struct ks_txn *t, void *arg)
+{
+	(void)arg;
+	return ks_note_put(t, "held", 4, "x", 1);
+}
+
+static void held_done(enum status s, void *arg)
+{
+	assert_int_equal(s, ST_OK);
+	++*(unsigned *)arg;
+}
+
+/* None is begun before the last hold is over, however long that takes, and then all are. */
+static void held_works_share_a_commit(void **state)
+{
+	struct store x;
+	struct ks_stats before, held, after;
+	unsigned done = 0;
+
+	(void)state;
+	store_make(&x, KS_MEMORY);
+	store_close(&x);
+	env_virtual_free(x.env);
+	x.threaded = true;
+	x.env = env_event_new();
+	store_open(&x);
+	ks_stats(x.ks, &before);
+	ks_hold(x.ks);
+	ks_hold(x.ks);
+	for (int i = 0; i < 3; i++) {
+		ks_submit(x.ks, held_work, held_done, &done);
+		usleep(3000);
+	}
+	ks_release(x.ks);
+	usleep(3000);
+	ks_stats(x.ks, &held);
+	assert_int_equal(held.works, before.works);
+	ks_release(x.ks);
+	while (done < 3)
+		store_step(&x);
+	ks_stats(x.ks, &after);
+	assert_int_equal(after.works, before.works + 3);
+	assert_int_equal(after.commits, before.commits + 1);
+	store_unmake(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(random_works_in_memory),
 	    cmocka_unit_test(random_works_in_lmdb),
 	    cmocka_unit_test(random_works_in_shared_commits),
+	    cmocka_unit_test(held_works_share_a_commit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
