@@ -1,5 +1,6 @@
 """The procedures of Appendix I with relay, from real daemons, each in the Recommendation's order of messages."""
 import json
+import os
 import unittest
 
 from qkdn_test import Case, Lab, eventually, golden, run, write
@@ -10,6 +11,12 @@ nodes = ( { name = "KM1"; applications = [ "source" ]; }, { name = "KM2"; },
           { name = "KM3"; applications = [ "destination" ]; } );
 links = ( { name = "link-1"; between = [ "KM1", "KM2" ]; rate = "fixed"; fixed_rate = 2000000.0; },
           { name = "link-2"; between = [ "KM2", "KM3" ]; rate = "fixed"; fixed_rate = 2000000.0; } );
+"""
+
+NEIGHBOURS = """
+control = "centralized"; km_settings = "relay = { to_neighbours = %s; };";
+nodes = ( { name = "KM1"; applications = [ "source" ]; }, { name = "KM2"; applications = [ "destination" ]; } );
+links = ( { name = "link"; between = [ "KM1", "KM2" ]; rate = "fixed"; fixed_rate = 2000000.0; } );
 """
 
 # What the figures show. Answers of RPC that have no arrow there, and Kx-2's messages, are left out.
@@ -73,6 +80,18 @@ class Procedures(Case):
         self.up("centralized", ahead=True)
         golden(self, "procedures/I.4a.txt", self.procedure_beginning_with("Key relay request notification", "km/KM1 ->",
                                                                              "Response to key relay request"))
+
+    def test_neighbours_get_relayed_keys_where_it_is_set(self):
+        """relay.to_neighbours: the key of an approved source of random, not the QKD-key of the link."""
+        for setting, way in ("true", "Key relay"), ("false", "Key allocation"):
+            with self.subTest(to_neighbours=setting):
+                topology = write(self.path(f"{setting}.conf"), NEIGHBOURS % setting)
+                self.lab = Lab(topology, self.path(setting))
+                self.addCleanup(self.lab.down)
+                self.request()
+                with open(os.path.join(self.lab.folder, "trace", "KM1.trace"), encoding="ascii") as trace:
+                    sent = {line.split("\t")[3] for line in trace}
+                self.assertEqual(sent & {"Key relay", "Key allocation"}, {way})
 
     def test_centralized_with_reservation(self):
         self.up("centralized", more="controller_settings = \"reserve = ( { source = \\\"KM1\\\"; "
