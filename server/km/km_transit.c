@@ -3,7 +3,8 @@
  * which pad it leaves. The source of a relay, the second node in case 1 and every node between do the
  * same here; they differ in where the range comes from.
  *
- * Pads are durable as spent before the message leaves, those of the incoming hop in the same commit. The
+ * Pads are durable as spent before the message leaves, those of the incoming hop in the same commit, and at the
+ * source the range that was drawn for it: without a way, or pad for it, there is nothing to give up. The
  * range itself is only in memory at a node between, and wiped as soon as the next node has it. A kill
  * there loses it: the source finds out and voids it.
  *
@@ -433,7 +434,9 @@ static void departed(enum status s, void *arg)
 		else if (s == ST_OK)
 			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
 		else
-			finish(t, s, true, s == ST_FORGED ? "its tag is wrong" : status_name(s));
+			finish(t, s, true, s == ST_FORGED    ? "its tag is wrong"
+			                   : s == ST_STORAGE ? "the key store could not be written"
+			                                     : status_name(s));
 		free(d->ciphertext);
 		free(d);
 		return;

@@ -84,6 +84,7 @@ static void request_answered(const struct km_answer *answer, void *arg)
 	if (r->result != NULL)
 		*r->result = answer->err.status;
 	if (answer->err.status != ST_OK) {
+		s->refusal = answer->err;
 		sim_say(s, "%s: key request: %s", r->node->party.name, answer->err.text);
 		if (answer->err.text[0] == '\0')
 			sim_violation(s, "%s refused a key request without a text", r->node->party.name);
@@ -95,6 +96,11 @@ static void request_answered(const struct km_answer *answer, void *arg)
 	}
 	for (uint32_t i = 0; i < keys->count; i++)
 		key_supplied(r, &keys->key_ids[i], keys->bytes + i * keys->key_len, keys->key_len);
+}
+
+const char *sim_refusal(const struct sim *s)
+{
+	return s->refusal.text;
 }
 
 void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_t size, uint64_t deadline,

@@ -251,6 +251,7 @@ struct sim {
 	struct node *nodes;
 	struct sim_link *links;
 	unsigned link_count, party_count, violations;
+	struct err refusal; /* of a key request, the last */
 	struct party *parties[PARTIES_MAX], *by_name;
 	struct node *by_ks;
 	struct conn *conns;

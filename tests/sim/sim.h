@@ -91,6 +91,8 @@ unsigned sim_link_count(const struct sim *s);
  * fetch some time later. Results are counted and in *result, if that is not NULL (UINT32_MAX: not yet). */
 void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_t size, uint64_t deadline,
                  uint32_t *result);
+/* The text of the last one that was refused. */
+const char *sim_refusal(const struct sim *s);
 
 /* Asked of every message that is sent between KMs, or KM and controller, before the dice are. */
 enum sim_fate {

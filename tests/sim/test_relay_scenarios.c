@@ -452,6 +452,7 @@ struct failure {
 	enum sim_fate fate;
 	void (*happens)(struct sim *s);
 	enum status told;
+	const char *text; /* and in words; "": it was not refused */
 };
 
 static void far_end_is_dead(struct sim *s)
@@ -492,19 +493,26 @@ static void no_way(struct sim *s)
 static void every_failure_has_its_status(void **state)
 {
 	static const struct failure failures[] = {
-		{ "nothing", KM_MESSAGES, FATE_DICE, NULL, ST_OK },
-		{ "the far end is dead", KM_MESSAGES, FATE_DICE, far_end_is_dead, ST_PEER_UNREACHABLE },
-		{ "the node between is dead", KM_MESSAGES, FATE_DICE, middle_is_dead, ST_LINK_DOWN },
-		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE },
-		{ "the controller knows no way", KM_MESSAGES, FATE_DICE, no_way, ST_NO_ROUTE },
-		{ "the controller is away", KM_MESSAGES, FATE_DICE, no_controller, ST_NO_ROUTE },
-		{ "the store takes nothing", KM_MESSAGES, FATE_DICE, store_is_full, ST_STORAGE },
-		{ "relays are lost", KM_RELAY, FATE_DROP, NULL, ST_TIMED_OUT },
-		{ "answers to relays are lost", KM_RELAY, FATE_DROP_ANSWER, NULL, ST_OK },
-		{ "completions are lost", KM_COMPLETION, FATE_DROP, NULL, ST_OK },
-		{ "verifications are lost", KM_VERIFY, FATE_DROP, NULL, ST_TIMED_OUT },
-		{ "assignments are lost", KM_ASSIGN, FATE_DROP, NULL, ST_TIMED_OUT },
-		{ "answers to assignments are lost", KM_ASSIGN, FATE_DROP_ANSWER, NULL, ST_TIMED_OUT },
+		{ "nothing", KM_MESSAGES, FATE_DICE, NULL, ST_OK, "" },
+		{ "the far end is dead", KM_MESSAGES, FATE_DICE, far_end_is_dead, ST_PEER_UNREACHABLE,
+		  "the far key manager is not reached" },
+		{ "the node between is dead", KM_MESSAGES, FATE_DICE, middle_is_dead, ST_LINK_DOWN,
+		  "no QKD link of this node is open" },
+		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE, "the controller: no-route" },
+		{ "the controller knows no way", KM_MESSAGES, FATE_DICE, no_way, ST_NO_ROUTE, "the controller: no-route" },
+		{ "the controller is away", KM_MESSAGES, FATE_DICE, no_controller, ST_NO_ROUTE,
+		  "the controller is not reached, and no route is remembered" },
+		{ "the store takes nothing", KM_MESSAGES, FATE_DICE, store_is_full, ST_STORAGE,
+		  "the key store could not be written" },
+		{ "relays are lost", KM_RELAY, FATE_DROP, NULL, ST_TIMED_OUT, "on their way and have not arrived in time" },
+		{ "answers to relays are lost", KM_RELAY, FATE_DROP_ANSWER, NULL, ST_OK, "" },
+		{ "completions are lost", KM_COMPLETION, FATE_DROP, NULL, ST_OK, "" },
+		{ "verifications are lost", KM_VERIFY, FATE_DROP, NULL, ST_TIMED_OUT,
+		  "on their way and have not arrived in time" },
+		{ "assignments are lost", KM_ASSIGN, FATE_DROP, NULL, ST_TIMED_OUT,
+		  "did not answer in time; these keys are voided" },
+		{ "answers to assignments are lost", KM_ASSIGN, FATE_DROP_ANSWER, NULL, ST_TIMED_OUT,
+		  "did not answer in time; these keys are voided" },
 	};
 
 	(void)state;
@@ -521,6 +529,8 @@ static void every_failure_has_its_status(void **state)
 		told = ask(s, 0, 2, 3 * NS_PER_S);
 		if (told != f->told)
 			fail_msg("%s: told %s, not %s", f->what, status_name((enum status)told), status_name(f->told));
+		if (strstr(sim_refusal(s), f->text) == NULL)
+			fail_msg("%s: told \"%s\"", f->what, sim_refusal(s));
 		end(s);
 	}
 }
