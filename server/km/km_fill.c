@@ -3,10 +3,10 @@
  * over Kx-2, ready.
  *
  * Several ranges may be on their way into a pool. One is verified when those before it have arrived, too, so that
- * the destination does not pass over them, and made ready behind them. The note of a range is written with its bytes and removed when it is ready or void, so a
- * kill between any two steps leaves the note, and the range is taken up again (fill_resume). A range
- * that cannot be brought is voided at the destination first, then here: until the destination has
- * answered that it is void, it may have arrived.
+ * the destination does not pass over them, and made ready behind them. The note of a range is written with its
+ * bytes and removed when it is ready or void, so a kill between any two steps leaves the note, and the range is
+ * taken up again (fill_resume). A range that cannot be brought is voided at the destination first, then here: until
+ * the destination has answered that it is void, it may have arrived.
  */
 #include <stdlib.h>
 
@@ -466,14 +466,14 @@ void fill_refused(struct fill *f, enum status s, const char *text)
 /* Before those that are to be taken: another may have been taken while this one waited for its way. */
 static void put_in_order(struct fill *f)
 {
-	struct fill *other;
+	struct fill *other, *behind = NULL;
 
 	DL_DELETE(f->pool->fills, f);
 	DL_FOREACH (f->pool->fills, other)
-		if (other->stage == FILL_TAKING)
-			break;
-	if (other != NULL)
-		DL_PREPEND_ELEM(f->pool->fills, other, f);
+		if (other->stage == FILL_TAKING && behind == NULL)
+			behind = other;
+	if (behind != NULL)
+		DL_PREPEND_ELEM(f->pool->fills, behind, f);
 	else
 		DL_APPEND(f->pool->fills, f);
 }
