@@ -481,6 +481,53 @@ static void a_relay_that_is_not_what_it_says(void **state)
 	end(s);
 }
 
+struct intercepted {
+	bool there;
+	struct id relay, ksa_pool;
+	uint64_t ksa_offset, expires;
+	uint32_t len;
+};
+
+static enum sim_fate intercept(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                               void *arg)
+{
+	const struct km_relay *r = message;
+	struct intercepted *i = arg;
+
+	(void)s;
+	(void)to;
+	if (m != KM_RELAY || i->there || strcmp(from, "km000") != 0)
+		return FATE_DELIVER;
+	*i = (struct intercepted){ true, r->relay, r->ksa_pool, r->ksa_offset, r->expires, r->len };
+	return FATE_DROP;
+}
+
+/* A node on the way hands on other bytes than it was given: the verification between the ends tells. */
+static void other_bytes_are_handed_on(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	const char *nodes[] = { "km000", "km001", "km002" };
+	struct sealed x = { .m = { .source = "km000", .destination = "km002", .relayer = "km000", .relay_case = 2,
+		                   .shares = 1, .route = { 3, nodes }, .link = "km001-km002" } };
+	struct intercepted i = { .there = false };
+	uint32_t result;
+
+	(void)state;
+	sim_set_hook(s, intercept, &i);
+	sim_request(s, 0, 2, 1, 256, 3 * NS_PER_S, &result);
+	sim_run(s, 100 * NS_PER_MS);
+	assert_true(i.there);
+	assert_int_equal(i.len, sizeof x.bytes);
+	x.m.relay = i.relay;
+	x.m.ksa_pool = i.ksa_pool;
+	x.m.ksa_offset = i.ksa_offset;
+	x.m.expires = i.expires;
+	assert_int_equal(say_sealed(s, 1, 2, &x), ST_OK);
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(given_up(s), sizeof x.bytes);
+	end(s);
+}
+
 #define EACH_FAULT(i) { procedures[i].name, each_message_each_fault, NULL, NULL, (void *)&procedures[i] }
 
 int main(void)
@@ -498,6 +545,7 @@ int main(void)
 		cmocka_unit_test(relay_of_a_stranger),
 		cmocka_unit_test(only_its_source_speaks_of_a_pool),
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
+		cmocka_unit_test(other_bytes_are_handed_on),
 	};
 
 	log_open("test_message_scenarios", LOG_LEVEL_FATAL);

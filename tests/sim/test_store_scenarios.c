@@ -4,6 +4,9 @@
  * As test_relay_scenarios.c: every test ends with sim_settle, which holds both ends of every pool against each
  * other, byte for byte; but for those where a store was put back, for which only an operator can help.
  */
+#include <stdio.h>
+
+#include "inside.h"
 #include "scenario.h"
 
 #include "log.h"
@@ -71,6 +74,61 @@ static void allocations_overtake_one_another(void **state)
 	(void)state;
 	sim_run(s, 20 * NS_PER_S);
 	end_with_loss(s, 0, 0);
+}
+
+/* Half of the initial secret, the beginning of one direction's authentication keys, is another at one end: neither
+ * the leader's tags nor the follower's verdict are believed. */
+static void initial_secrets_that_differ(void **state)
+{
+	enum { HALF = 2048 };
+
+	(void)state;
+	for (long half = 0; half < 2; half++) {
+		struct sim_options o;
+		char path[256], other[HALF];
+		struct sim *s;
+		FILE *f;
+
+		sim_defaults(&o);
+		o.seed = 20416;
+		s = sim_new(&o);
+		snprintf(path, sizeof path, "%s/%s.0", s->directory, s->links[0].name);
+		memset(other, 0x5a, sizeof other);
+		f = fopen(path, "r+");
+		assert_non_null(f);
+		assert_int_equal(fseek(f, half * HALF, SEEK_SET), 0);
+		assert_int_equal(fwrite(other, sizeof other, 1, f), 1);
+		assert_int_equal(fclose(f), 0);
+		sim_run(s, 20 * NS_PER_S);
+		assert_int_equal(km_counters(sim_core(sim_node(s, 0)))->blocks_agreed, 0);
+		assert_int_not_equal(ask(s, 0, 1, NS_PER_S), ST_OK);
+		assert_int_not_equal(ask(s, 1, 0, NS_PER_S), ST_OK);
+		sim_free(s);
+	}
+}
+
+static void module_answered(const struct km_answer *answer, void *arg)
+{
+	*(enum status *)arg = answer->err.status;
+}
+
+/* A module speaks for itself. */
+static void a_module_that_is_not_the_links(void **state)
+{
+	static const char *const from[] = { "module000-001", "module001-000", "module001-000" };
+	static const char *const says[] = { "module000-001", "module000-001", "module001-000" };
+	static const enum status told[] = { ST_OK, ST_DENIED, ST_NOT_FOUND };
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(told); i++) {
+		struct km_key_sync m = { .module = says[i], .link = "km000-km001" };
+		enum status status = ST_INTERNAL;
+
+		km_receive(sim_core(sim_node(s, 0)), KM_KEY_SYNC, from[i], &m, module_answered, &status);
+		assert_int_equal(status, told[i]);
+	}
+	end(s);
 }
 
 /* ---- what comes too late ----------------------------------------------------------------------------------- */
@@ -198,6 +256,8 @@ int main(void)
 		cmocka_unit_test(blocks_missing_at_both_ends),
 		cmocka_unit_test(most_blocks_at_one_end_only),
 		cmocka_unit_test(bytes_between_differing_blocks),
+		cmocka_unit_test(initial_secrets_that_differ),
+		cmocka_unit_test(a_module_that_is_not_the_links),
 		cmocka_unit_test(allocations_overtake_one_another),
 		cmocka_unit_test(a_copy_of_a_refused_relay),
 		cmocka_unit_test(keys_expire_whatever_happens),
