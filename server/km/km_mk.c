@@ -82,6 +82,7 @@ static void pools_result(const struct km_answer *answer, void *result)
 		to->voided = from->voided;
 		to->shares = a->shares[i];
 		to->shares_required = a->shares_required[i];
+		to->replaced = from->retired;
 	}
 }
 

@@ -98,6 +98,12 @@ static void skipped(enum status s, void *arg)
  * has undone; if it has seen an older commit outlived, this store is an older copy. */
 static enum status catch_up(struct pool_work *w, const struct km_pool_open_answer *a)
 {
+	if (a->ready == 0 && w->state.stock > 0) { /* what is ready here was durably ready there before */
+		log_error("KSA pool to %s: it has none of its keys any more: it has lost its key store. The pool is "
+		          "retired and a new one made",
+		          w->p->destination);
+		return ST_CONFLICT;
+	}
 	if (a->used <= w->taken)
 		return ST_OK;
 	if (w->state.head < a->base) {

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import random
 import re
@@ -230,6 +231,31 @@ class Crash(Case):
         os.rename(self.path("newest"), store)
         self.start("alice/kmd")
         self.keys_flow()
+
+    def test_a_lost_store(self):
+        """It is refused to go on without, until the operator says so; then the other end takes no key of the pools
+        that it shared with it, which are shown as replaced, and the link asks for another secret."""
+        def ksa_pools(state):
+            shown = run("qkdnctl", "pool", "list", "--lab", self.lab.folder, "--node", "alice", "--json", check=False)
+            return shown.returncode == 0 and sorted((p["source"], p["stock"] > 0) for p in json.loads(shown.stdout)
+                                                    if p["kind"] == "KSA" and p["state"] == state)
+        self.up()
+        self.keys_flow()
+        self.assertTrue(eventually(lambda: ksa_pools("in use") == [("alice", True), ("bob", True)]))
+        self.assertEqual(ksa_pools("replaced"), [])
+        run("qkdn-lab", "stop", self.lab.folder, "bob/kmd")
+        store, master = self.store("bob")
+        shutil.rmtree(store)
+        self.lab.stores_checked = False
+        done = run("qkdn-lab", "start", self.lab.folder, "bob/kmd", check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(f"{store}: the store that was here is gone", self.lab.logs())
+        os.unlink(master + ".generation")
+        self.start("bob/kmd")
+        self.assertTrue(eventually(lambda: ksa_pools("replaced") == [("alice", False), ("bob", False)]))
+        self.assertEqual(ksa_pools("in use"), [("alice", False), ("bob", False)])
+        self.assertIn("KSA pool to bob: it has none of its keys any more", self.lab.logs())
+        self.assertTrue(eventually(lambda: "no initial secret for it: give both ends a fresh one" in self.lab.logs()))
 
     def change_master_key(self, node, then=None):
         """The exit status of qkdnctl; then() is called while it runs."""

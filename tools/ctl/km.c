@@ -189,9 +189,10 @@ static enum status ask_pools(struct ctl_client *c, void *arg, struct err *e)
 		char text[40];
 
 		json_array_append_new(
-			arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "km", who.km, "kind",
+			arg, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "km", who.km, "kind",
 		                       p->kind <= MK_POOL_SHARE ? kinds[p->kind] : "?", "source", p->source, "destination",
-		                       p->destination, "link", p->link, "stock", (json_int_t)p->stock, "unready",
+		                       p->destination, "link", p->link, "state",
+		                       p->replaced ? "replaced" : "in use", "stock", (json_int_t)p->stock, "unready",
 		                       (json_int_t)p->unready, "assigned", (json_int_t)p->assigned, "taken_up_to",
 		                       (json_int_t)p->taken_up_to, "ready_up_to", (json_int_t)p->ready_up_to, "voided",
 		                       (json_int_t)p->voided, "shares", policy_text(p, text)));
@@ -205,7 +206,7 @@ int ctl_pool_list(int argc, char **argv)
 {
 	static const struct column columns[] = {
 		{ "km", "KM" },       { "kind", "KIND" },         { "source", "FROM" },
-		{ "destination", "TO" }, { "link", "LINK" },      { "stock", "STOCK" },
+		{ "destination", "TO" }, { "link", "LINK" },      { "state", "STATE" }, { "stock", "STOCK" },
 		{ "unready", "UNREADY" }, { "assigned", "ASSIGNED" }, { "voided", "VOIDED" },
 		{ "shares", "SHARES" }, { NULL, NULL },
 	};
