@@ -369,8 +369,11 @@ class Meanwhile(Attacked):
 
     def ran_and_waited(self):
         """How long the attacked one ran until now, and how long it waited for a processor."""
-        with open(f"/proc/{self.alice}/schedstat", encoding="ascii") as file:
-            return [int(ns) for ns in file.read().split()[:2]]
+        try:
+            with open(f"/proc/{self.alice}/schedstat", encoding="ascii") as file:
+                return [int(ns) for ns in file.read().split()[:2]]
+        except OSError:  # not every kernel tells
+            return [time.monotonic_ns(), 0]
 
     def ratio(self, child):
         """Of the rates, and whether it tells something."""
