@@ -17,7 +17,7 @@
 
 #include "qkdn.h"
 
-enum { PREFIX = 16, PATIENCE_MS = 60000, PAUSE_MS = 50, NUMBER_MAX = 4 };
+enum { PREFIX = 16, PATIENCE_MS = 60000, WAIT_MS = 20000, PAUSE_MS = 50, NUMBER_MAX = 4 };
 
 struct side {
 	struct qkdn_client *client;
@@ -80,10 +80,10 @@ static void count_refusal(const char *what, const struct qkdn_error *error)
 	atomic_fetch_add(&refused, 1);
 }
 
-/* Keys are made at a rate: where there are too few just now, more will come. */
+/* Keys are made at a rate: where there are too few just now, more will come, and on a busy machine late. */
 static struct qkdn_keys *request(const struct direction *d, unsigned number, unsigned size)
 {
-	const struct qkdn_request r = { .destination = d->to->name, .number = number, .size = size };
+	const struct qkdn_request r = { .destination = d->to->name, .number = number, .size = size, .timeout = WAIT_MS };
 	const struct timespec pause = { .tv_nsec = PAUSE_MS * 1000000L };
 	struct qkdn_keys *keys;
 	struct qkdn_error error;
