@@ -119,7 +119,8 @@ static void defaults_are_the_kms(void **state)
 
 static const char *const more[] = { "app3", "app4" }, *const bad_names[] = { "app3", "no name" }, *const many[17];
 static const struct qkdn_extension known = { "of", "\1\0\2", 3, 1 }, unknown = { "beyond", "", 0, 0 },
-				   mandatory = { "beyond", NULL, 0, 1 }, nameless = { NULL, "", 0, 0 }, long_one = { "of", "", 257, 0 };
+				   mandatory = { "beyond", NULL, 0, 1 }, nameless = { NULL, "", 0, 0 }, long_one = { "of", "", 257, 0 },
+				   too_many[17];
 
 static void what_a_km_may_know_reaches_it(void **state)
 {
@@ -153,7 +154,7 @@ static void refusals_keep_their_status(void **state)
 		{ { .destination = "app2", .extensions = &mandatory, .extensions_count = 1 }, QKDN_UNSUPPORTED },
 		{ { .destination = "app2", .extensions = &nameless, .extensions_count = 1 }, QKDN_BAD_REQUEST },
 		{ { .destination = "app2", .extensions = &long_one, .extensions_count = 1 }, QKDN_BAD_REQUEST },
-		{ { .destination = "app2", .extensions = &known, .extensions_count = 17 }, QKDN_BAD_REQUEST },
+		{ { .destination = "app2", .extensions = too_many, .extensions_count = 17 }, QKDN_BAD_REQUEST },
 		{ { .destination = "unknown" }, QKDN_UNKNOWN_APPLICATION },
 		{ { .destination = "empty" }, QKDN_TOO_FEW_KEYS },
 		{ { .destination = "liar", .size = 256 }, QKDN_INTERNAL },
