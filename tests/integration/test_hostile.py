@@ -32,7 +32,7 @@ import threading
 import time
 import unittest
 
-from qkdn_test import BUILD, TWO_NODES, Case, Lab, eventually, run, write
+from qkdn_test import BUILD, SANITIZED, TWO_NODES, Case, Lab, eventually, run, write
 from rpc_peer import (AUTH_BADCRED, AUTH_FAILED, AUTH_SYS, AUTH_TLS, AUTH_TOOWEAK, PROGRAMS, Peer, call, descriptors,
                       is_let_in, record)
 
@@ -350,6 +350,7 @@ class Polite:
         return self.process.wait()
 
 
+@unittest.skipIf(SANITIZED, "rates are those of the ordinary build")
 class Meanwhile(Attacked):
     """Others are served at no less than half their rate: keys requested by app1, calm and beside somebody hostile by
     turns. Where the machine is busy with other things some tries fail, but not all of them; and where it is so busy
