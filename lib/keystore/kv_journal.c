@@ -89,6 +89,25 @@ static void make_digest(const uint8_t *plain, size_t len, uint8_t digest[DIGEST]
 		log_fatal("key store: SHA-256 failed in the cryptographic library");
 }
 
+/* All of it, however often the system has to be asked. false: errno says why; EIO where the file ends before. */
+static bool transfer(int fd, uint8_t *p, size_t len, off_t at, bool in)
+{
+	while (len > 0) {
+		ssize_t n = in ? pread(fd, p, len, at) : pwrite(fd, p, len, at);
+
+		if (n == 0)
+			errno = EIO;
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return false;
+		if (n > 0) {
+			p += n;
+			len -= (size_t)n;
+			at += n;
+		}
+	}
+	return true;
+}
+
 /* ---- writing ------------------------------------------------------------------------------------------- */
 
 static void to_units(const uint8_t *plain, size_t blocks, uint64_t number, uint8_t *image)
@@ -98,22 +117,6 @@ static void to_units(const uint8_t *plain, size_t blocks, uint64_t number, uint8
 		put_be(image + i * UNIT + PIECE, number, 8);
 		put_be(image + i * UNIT + PIECE + 8, ~number, 8);
 	}
-}
-
-static bool write_at(int fd, const uint8_t *p, size_t len, off_t at)
-{
-	while (len > 0) {
-		ssize_t n = pwrite(fd, p, len, at);
-
-		if (n < 0 && errno != EINTR)
-			return false;
-		if (n > 0) {
-			p += n;
-			len -= (size_t)n;
-			at += n;
-		}
-	}
-	return true;
 }
 
 bool journal_has_room(const struct journal *j, size_t len)
@@ -134,7 +137,7 @@ bool journal_add(struct journal *j, uint64_t number, const uint8_t *bytes, size_
 	memset(j->plain + HEAD + len, 0, plain_len - HEAD - len);
 	make_digest(j->plain, plain_len, j->plain);
 	to_units(j->plain, blocks, number, j->image);
-	if (!write_at(j->fd, j->image, blocks * BLOCK, (off_t)((1 + j->next) * BLOCK)))
+	if (!transfer(j->fd, j->image, blocks * BLOCK, (off_t)((1 + j->next) * BLOCK), false))
 		return false;
 	j->next += blocks;
 	return true;
@@ -146,24 +149,6 @@ void journal_restart(struct journal *j)
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
-
-static bool read_at(int fd, uint8_t *p, size_t len, off_t at)
-{
-	while (len > 0) {
-		ssize_t n = pread(fd, p, len, at);
-
-		if (n == 0)
-			errno = EIO;
-		if (n == 0 || (n < 0 && errno != EINTR))
-			return false;
-		if (n > 0) {
-			p += n;
-			len -= (size_t)n;
-			at += n;
-		}
-	}
-	return true;
-}
 
 /* The number of the record that a unit is of; 0: it was never written. */
 static uint64_t number_of(const uint8_t *unit)
@@ -185,7 +170,7 @@ static bool length_of(const uint8_t *unit, size_t blocks_left, size_t *len)
 static bool read_blocks(struct journal *j, size_t at, size_t blocks)
 {
 	make_room(j, blocks);
-	return read_at(j->fd, j->image, blocks * BLOCK, (off_t)((1 + at) * BLOCK));
+	return transfer(j->fd, j->image, blocks * BLOCK, (off_t)((1 + at) * BLOCK), true);
 }
 
 enum found { WHOLE, NEVER_WRITTEN, DAMAGED, UNREADABLE };
@@ -355,7 +340,7 @@ static enum status check_file(struct journal *j, struct err *e)
 		return err_set(e, ST_STORAGE, "%s: %s", j->path, strerror(errno));
 	make_first(expected, &j->id, (size_t)st.st_size / BLOCK);
 	if (st.st_size < 2 * BLOCK || st.st_size % BLOCK != 0 || st.st_size / BLOCK > BLOCKS_MOST ||
-	    !read_at(j->fd, first, BLOCK, 0) || memcmp(first, expected, BLOCK) != 0)
+	    !transfer(j->fd, first, BLOCK, 0, true) || memcmp(first, expected, BLOCK) != 0)
 		return err_set(e, ST_STORAGE,
 			       "%s: damaged, or not the journal of the data.mdb beside it: put back the one that belongs "
 			       "to it, or retire the pools at the peers and start with an empty store",
