@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -352,6 +353,56 @@ FIXTURE void refused(struct store *x, const char *because)
 		print_error("\"%s\" does not say \"%s\"\n", e.text, because);
 	assert_non_null(strstr(e.text, because));
 	x->ks = NULL;
+}
+
+/* ---- the files ----------------------------------------------------------------------------------------- */
+
+FIXTURE char *joined(const struct store *x, const char *name)
+{
+	return xasprintf("%s/%s", x->store, name);
+}
+
+FIXTURE void copy_file(const char *from, const char *to)
+{
+	char *bytes;
+	size_t len;
+	struct err e;
+	int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	assert_int_equal(file_read(from, 64 << 20, &bytes, &len, &e), ST_OK);
+	assert_int_equal(write(fd, bytes, len), len);
+	close(fd);
+	free(bytes);
+}
+
+FIXTURE void copy_store(const struct store *x, const char *to)
+{
+	static const char *const names[] = {"data.mdb", "journal", "keys"};
+
+	mkdir(to, 0700);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		char *from = joined(x, names[i]), *target = xasprintf("%s/%s", to, names[i]);
+
+		copy_file(from, target);
+		free(from);
+		free(target);
+	}
+}
+
+/* The files as they are now, in a store of their own that is not open. */
+FIXTURE struct store copy_of(const struct store *x)
+{
+	struct store c = {.backend = KS_LMDB, .max_bytes = x->max_bytes, .world = x->world, .env = x->env};
+
+	snprintf(c.dir, sizeof c.dir, "%.50s/copy", x->dir);
+	snprintf(c.store, sizeof c.store, "%s/store", c.dir);
+	snprintf(c.master, sizeof c.master, "%s/master.key", c.dir);
+	snprintf(c.generation, sizeof c.generation, "%s.generation", c.master);
+	mkdir(c.dir, 0700);
+	copy_store(x, c.store);
+	copy_file(x->master, c.master);
+	copy_file(x->generation, c.generation);
+	return c;
 }
 
 #endif

@@ -7,7 +7,6 @@
  */
 #include "keystore_fixture.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -304,36 +303,10 @@ static void check_store(struct store *x, const struct truth *k)
 	assert_int_equal(o.reported, ST_TOO_FEW_KEYS);
 }
 
-static void copy_file(const char *from_dir, const char *to_dir, const char *name)
-{
-	char *from = xasprintf("%s/%s", from_dir, name), *to = xasprintf("%s/%s", to_dir, name), *bytes;
-	int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-	struct err e;
-	size_t len;
-
-	assert_int_equal(file_read(from, 64 << 20, &bytes, &len, &e), ST_OK);
-	assert_int_equal(write(fd, bytes, len), len);
-	close(fd);
-	free(bytes);
-	free(from);
-	free(to);
-}
-
-/* The files as they are now, in a store of their own. */
 static void check_copy(const struct store *x, const struct truth *k)
 {
-	struct store copy = {.backend = KS_LMDB, .max_bytes = 1 << 28, .world = x->world, .env = x->env};
+	struct store copy = copy_of(x);
 
-	snprintf(copy.dir, sizeof copy.dir, "%.50s/copy", x->dir);
-	snprintf(copy.store, sizeof copy.store, "%s/store", copy.dir);
-	snprintf(copy.master, sizeof copy.master, "%s/master.key", copy.dir);
-	mkdir(copy.dir, 0700);
-	mkdir(copy.store, 0700);
-	copy_file(x->store, copy.store, "data.mdb");
-	copy_file(x->store, copy.store, "journal");
-	copy_file(x->store, copy.store, "keys");
-	copy_file(x->dir, copy.dir, "master.key");
-	copy_file(x->dir, copy.dir, "master.key.generation");
 	store_open(&copy);
 	check_store(&copy, k);
 	store_close(&copy);

@@ -4,7 +4,6 @@
  */
 #include "keystore_fixture.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -22,38 +21,6 @@ static enum status take(struct store *x, int pool, size_t len)
 		assert_true(is_pattern(&o.out, o.number));
 	secret_free(&o.out);
 	return s;
-}
-
-static char *joined(const struct store *x, const char *name)
-{
-	return xasprintf("%s/%s", x->store, name);
-}
-
-static void copy_file(const char *from, const char *to)
-{
-	char *bytes;
-	size_t len;
-	struct err e;
-	int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-	assert_int_equal(file_read(from, 64 << 20, &bytes, &len, &e), ST_OK);
-	assert_int_equal(write(fd, bytes, len), len);
-	close(fd);
-	free(bytes);
-}
-
-static void copy_store(struct store *x, const char *to)
-{
-	static const char *const names[] = {"data.mdb", "journal", "keys"};
-
-	mkdir(to, 0700);
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		char *from = joined(x, names[i]), *target = xasprintf("%s/%s", to, names[i]);
-
-		copy_file(from, target);
-		free(from);
-		free(target);
-	}
 }
 
 /* ---- who may open it -------------------------------------------------------------------------------- */

@@ -9,7 +9,6 @@
 #include "keystore_fixture.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <lmdb.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -197,34 +196,6 @@ static void write_whole(const char *folder, const char *name, const char *bytes,
 	free(path);
 }
 
-static void copy_file(const char *from, const char *to, const char *name)
-{
-	size_t len;
-	char *bytes = read_whole(from, name, &len);
-
-	write_whole(to, name, bytes, len);
-	free(bytes);
-}
-
-/* The files as they are now, in a store of their own that is not open. */
-static struct store copy_of(const struct store *x)
-{
-	struct store c = {.backend = KS_LMDB, .max_bytes = x->max_bytes, .world = x->world, .env = x->env};
-
-	snprintf(c.dir, sizeof c.dir, "%.50s/copy", x->dir);
-	snprintf(c.store, sizeof c.store, "%s/store", c.dir);
-	snprintf(c.master, sizeof c.master, "%s/master.key", c.dir);
-	snprintf(c.generation, sizeof c.generation, "%s.generation", c.master);
-	mkdir(c.dir, 0700);
-	mkdir(c.store, 0700);
-	copy_file(x->store, c.store, "data.mdb");
-	copy_file(x->store, c.store, "journal");
-	copy_file(x->store, c.store, "keys");
-	copy_file(x->dir, c.dir, "master.key");
-	copy_file(x->dir, c.dir, "master.key.generation");
-	return c;
-}
-
 static void drop(struct store *c)
 {
 	if (c->ks != NULL)
@@ -410,10 +381,14 @@ static void a_record_that_is_gone_is_refused(void **state)
 static void anothers_journal_is_refused(void **state)
 {
 	struct store *x = *state, other, c = copy_of(x);
+	char *theirs, *ours = joined(&c, "journal");
 
 	store_make_of(&other, KS_LMDB, SMALL);
-	copy_file(other.store, c.store, "journal");
+	theirs = joined(&other, "journal");
+	copy_file(theirs, ours);
 	refused(&c, "not the journal of");
+	free(theirs);
+	free(ours);
 	drop(&c);
 	store_unmake(&other);
 }
@@ -780,6 +755,8 @@ static void power_cuts_lose_nothing(void **state)
 	snprintf(moved.dir, sizeof moved.dir, "%.50s/start", x->dir);
 	assert_int_equal(rename(start.dir, moved.dir), 0);
 	snprintf(moved.store, sizeof moved.store, "%s/store", moved.dir);
+	snprintf(moved.master, sizeof moved.master, "%s/master.key", moved.dir);
+	snprintf(moved.generation, sizeof moved.generation, "%s.generation", moved.master);
 	recording = true;
 	report(x);
 	for (int i = 0; i < 150; i++) {
