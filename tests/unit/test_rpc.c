@@ -204,25 +204,33 @@ static void never(struct rtls_conn *conn, struct both *b)
 	rtls_call(conn, &call);
 }
 
-static void who_has_more_calls_waiting_than_others_waits(void **state)
+/* A third one, connected to bob. */
+static struct rtls_peer *carol_joins(struct both *b, struct server *carol)
 {
 	struct rtls_peer_options o = { .role = "km", .name = "bob", .host = "127.0.0.1", .program = ECHO,
 		                       .version = ECHO_V1 };
+	struct rtls_peer *peer;
+
+	server_start(carol, b->env, "km", "carol", NULL);
+	o.port = rtls_port(b->bob.ep);
+	b->waiting = 1;
+	peer = rtls_peer_new(carol->ep, &o);
+	run(b);
+	while (!rtls_peer_is_up(peer))
+		run_for(b, NS_PER_MS);
+	return peer;
+}
+
+static void who_has_more_calls_waiting_than_others_waits(void **state)
+{
 	echo_args args = { .text = "from here" };
 	struct server carol;
-	struct rtls_peer *peer;
 	struct rtls_call call;
 	struct both b;
 
 	(void)state;
 	both_start(&b, NULL);
-	server_start(&carol, b.env, "km", "carol", NULL);
-	o.port = rtls_port(b.bob.ep);
-	b.waiting = 1;
-	peer = rtls_peer_new(carol.ep, &o);
-	run(&b);
-	while (!rtls_peer_is_up(peer))
-		run_for(&b, NS_PER_MS);
+	carol_joins(&b, &carol);
 	never(rtls_find_conn(carol.ep, "km", "bob"), &b);
 	run_for(&b, 50 * NS_PER_MS);
 	never(rtls_find_conn(carol.ep, "km", "bob"), &b); /* what carol has waiting is seen */
@@ -247,8 +255,6 @@ static void who_has_more_calls_waiting_than_others_waits(void **state)
 static void a_flood_waits_for_the_modest(void **state)
 {
 	enum { FLOOD = 20000, MODEST = 10 };
-	struct rtls_peer_options o = { .role = "km", .name = "bob", .host = "127.0.0.1", .program = ECHO,
-		                       .version = ECHO_V1 };
 	echo_args args = { .text = "flood" };
 	struct server carol;
 	struct asker asker;
@@ -256,13 +262,7 @@ static void a_flood_waits_for_the_modest(void **state)
 
 	(void)state;
 	both_start(&b, NULL);
-	server_start(&carol, b.env, "km", "carol", NULL);
-	o.port = rtls_port(b.bob.ep);
-	b.waiting = 1;
-	asker = (struct asker){ .b = &b, .peer = rtls_peer_new(carol.ep, &o), .left = MODEST };
-	run(&b);
-	while (!rtls_peer_is_up(asker.peer))
-		run_for(&b, NS_PER_MS);
+	asker = (struct asker){ .b = &b, .peer = carol_joins(&b, &carol), .left = MODEST };
 	b.waiting = FLOOD + 1; /* nobody waits for the last of these */
 	for (int i = 0; i < FLOOD; i++) {
 		struct rtls_call call = echo_call(&b, ECHO_NOW, &args);
