@@ -20,9 +20,9 @@ def call(program, procedure, args=b"", flavor=AUTH_NONE, version=1, xid=1):
 
 
 class Peer:
-    """One connection. Everything it waits for has to come within seconds."""
+    """One connection. Everything it waits for has to come within a minute."""
 
-    def __init__(self, address, patience=15):
+    def __init__(self, address, patience=60):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=patience)
 

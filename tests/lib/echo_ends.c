@@ -120,7 +120,7 @@ static void give_up(void *arg)
 void run(struct both *b)
 {
 	b->timed_out = false;
-	env_timer_set(b->env, b->timer, 5 * NS_PER_S);
+	env_timer_set(b->env, b->timer, PATIENCE_NS);
 	env_event_run(b->env);
 	env_timer_stop(b->env, b->timer);
 	assert_false(b->timed_out);
@@ -130,6 +130,16 @@ void run_for(struct both *b, uint64_t ns)
 {
 	env_timer_set(b->env, b->timer, ns);
 	env_event_run(b->env);
+}
+
+/* Until bob has so many calls of ECHO_NEVER. */
+void run_until_held(struct both *b, unsigned count)
+{
+	uint64_t begun = env_mono(b->env);
+
+	while (b->bob.held_count < count && env_mono(b->env) - begun < PATIENCE_NS)
+		run_for(b, NS_PER_MS);
+	assert_int_equal(b->bob.held_count, count);
 }
 
 void server_start(struct server *s, struct env *env, const char *role, const char *name,
@@ -214,7 +224,7 @@ struct rtls_call echo_call(struct both *b, uint32_t procedure, echo_args *args)
 		                   .args = args,
 		                   .xdr_result = (xdrproc_t)xdr_echo_result,
 		                   .result_size = sizeof(echo_result),
-		                   .timeout_ns = NS_PER_S,
+		                   .timeout_ns = PATIENCE_NS,
 		                   .done = done,
 		                   .arg = b };
 }

@@ -15,6 +15,8 @@
 #include "rtls.h"
 #include "test_pki.h"
 
+#define PATIENCE_NS (100 * NS_PER_S) /* for what comes on any machine, however busy */
+
 extern struct test_pki *echo_pki;
 extern const struct rtls_program echo_program;
 
@@ -50,6 +52,7 @@ struct background {
 
 void run(struct both *b);
 void run_for(struct both *b, uint64_t ns);
+void run_until_held(struct both *b, unsigned count);
 void server_start(struct server *s, struct env *env, const char *role, const char *name,
                          const struct rtls_options *o);
 struct rtls_peer *connect_alice_to_bob(struct both *b);

@@ -145,7 +145,7 @@ static void run_until(struct scene *s, bool (*reached)(const struct scene *s))
 	struct env_timer *step = env_timer_new(s->env, turn, s);
 
 	s->timed_out = false;
-	env_timer_set(s->env, s->timer, 10 * NS_PER_S);
+	env_timer_set(s->env, s->timer, 100 * NS_PER_S);
 	while (!s->timed_out && !reached(s)) {
 		env_timer_set(s->env, step, 5 * NS_PER_MS);
 		env_event_run(s->env);
@@ -174,6 +174,7 @@ static void start_controller(struct scene *s, struct controllerd *d, const char 
 	struct err e;
 
 	controller_defaults(&o);
+	o.call_timeout = 60 * NS_PER_S;
 	*d = (struct controllerd){ .env = s->env, .name = name, .mode = mode, .report_interval = o.report_interval,
 		                   .call_timeout = o.call_timeout };
 	d->core = controller_new(s->env, &o, &calls);
@@ -254,7 +255,7 @@ static void ask(struct scene *s, struct fake_km *km, uint32_t procedure, xdrproc
                 xdrproc_t xdr_result, size_t result_size, rtls_done done)
 {
 	const struct rtls_call call = { QKDN_CK, QKDN_CK_V1, procedure, xdr_args, args, xdr_result, result_size,
-		                        5 * NS_PER_S, done, s };
+		                        60 * NS_PER_S, done, s };
 
 	s->waiting++;
 	s->text[0] = '\0';

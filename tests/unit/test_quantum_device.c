@@ -97,7 +97,7 @@ static void call_module(struct km *km, uint32_t procedure, const char *link, xdr
 {
 	kq2_link_args args = { .link = (char *)link };
 	const struct rtls_call call = { QKDN_KQ2_MODULE, QKDN_KQ2_MODULE_V1, procedure,
-		                        (xdrproc_t)xdr_kq2_link_args, &args, xdr_result, size, NS_PER_S, done, km };
+		                        (xdrproc_t)xdr_kq2_link_args, &args, xdr_result, size, 60 * NS_PER_S, done, km };
 
 	rtls_call(rtls_find_conn(km->ep, "module", km->module), &call);
 }
@@ -237,10 +237,10 @@ static void rig_free(struct rig *r)
 	free(r);
 }
 
-/* Runs the loop in slices until done says so; fails after ten seconds. */
+/* Runs the loop in slices until done says so; fails after a minute. */
 static void run_until(struct rig *r, bool (*done)(struct rig *))
 {
-	for (int i = 0; i < 500 && !done(r); i++) {
+	for (int i = 0; i < 3000 && !done(r); i++) {
 		r->timed_out = false;
 		env_timer_set(r->env, r->timer, 20 * NS_PER_MS);
 		env_event_run(r->env);
@@ -314,7 +314,7 @@ static bool pull_until_both_full(struct rig *r)
 		const struct rtls_call call = { QKDN_KQ1_MODULE, QKDN_KQ1_MODULE_V1, KQ1_KEY_REQUEST,
 			                        (xdrproc_t)xdr_kq1_key_request_args, &args,
 			                        (xdrproc_t)xdr_kq1_key_request_result,
-			                        sizeof(kq1_key_request_result), NS_PER_S, on_pulled, km };
+			                        sizeof(kq1_key_request_result), 60 * NS_PER_S, on_pulled, km };
 		struct rtls_conn *conn = rtls_find_conn(km->ep, "module", module_names[end]);
 
 		if (conn != NULL)
