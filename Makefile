@@ -213,7 +213,7 @@ $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
 
 # ---- fuzzing: make fuzz, or make CC=clang SANITIZE=… of one target ----------------------------
 # Targets: tests/fuzz/fuzz_NAME.c, corpus in tests/fuzz/corpus/NAME. Built by clang into build/fuzz.
-FUZZERS := record args km conf controller store store_file
+FUZZERS := record probe args km conf controller store store_file journal
 FUZZ_SECONDS ?= 60
 
 $(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
@@ -222,6 +222,8 @@ $(BUILD)/bin/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/libinternal.a
 $(BUILD)/tests/fuzz/fuzz_record.o: CPPFLAGS += -I$(BUILD)/tests/unit
 $(BUILD)/tests/fuzz/fuzz_record.o: | $(BUILD)/tests/unit/echo.h
 $(BUILD)/bin/fuzz_record: $(filter-out %_clnt.o,$(ECHO_OBJECTS))
+$(BUILD)/tests/fuzz/fuzz_probe.o: CPPFLAGS += -Itests/lib
+$(BUILD)/bin/fuzz_probe: $(BUILD)/tests/lib/test_pki.o
 $(BUILD)/idl/fuzz_types.h: $(wildcard idl/*.x)
 	@mkdir -p $(@D)
 	$(Q)sed -n 's/^[ \t]*\([a-z0-9_]*\) [A-Z0-9_]*(\([a-z0-9_]*\)) = [0-9]*;.*/\1\n\2/p' $^ | sort -u | sed 's/.*/X(&)/' > $@
