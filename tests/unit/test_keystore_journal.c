@@ -431,6 +431,25 @@ static void old_and_new_files_do_not_mix(void **state)
 	free(older);
 }
 
+/* The journal alone is put back: what only the newer one had is missing. */
+static void an_older_journal_is_refused(void **state)
+{
+	struct store *x = *state, c;
+	char *older;
+	size_t len;
+
+	take_some(x, 1);
+	older = read_whole(x->store, "journal", &len);
+	world_run(x->world, 11 * NS_PER_S); /* the generation goes on */
+	take_some(x, 1);
+	c = copy_of(x);
+	write_whole(c.store, "journal", older, len);
+	refused(&c, "an older copy of the store");
+	free(older);
+	drop(&c);
+	assert_int_equal(head_after_a_kill(x), 2 * TAKE);
+}
+
 /* Makes the older of the two roots the newer one: nothing in the tree is wrong then. */
 static void go_back_a_root(const struct store *x)
 {
@@ -821,6 +840,7 @@ int main(void)
 	    TEST(a_record_that_is_gone_is_refused),
 	    TEST(anothers_journal_is_refused),
 	    TEST(old_and_new_files_do_not_mix),
+	    TEST(an_older_journal_is_refused),
 	    TEST(the_root_before_is_brought_up_or_refused),
 	    TEST(a_store_without_a_journal_gets_one),
 	    TEST(a_journal_that_cannot_be_written_is_done_without),
