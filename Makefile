@@ -300,8 +300,8 @@ $(BUILD)/tests/bin/flood $(BUILD)/tests/bin/store_check: $(BUILD)/tests/bin/%: $
 $(BUILD)/tests/bin/key_load $(BUILD)/tests/bin/polite: $(BUILD)/tests/bin/%: $(BUILD)/tests/integration/%.o $(LIBQKDN_STATIC)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS_client)
-TEST_PROGRAMS += supply leftover
-$(BUILD)/tests/bin/supply $(BUILD)/tests/bin/leftover: $(BUILD)/tests/bin/%: $(BUILD)/tests/lib/%.o $(LIBQKDN_SHARED)
+TEST_PROGRAMS += supply leftover demanding
+$(addprefix $(BUILD)/tests/bin/,supply leftover demanding): $(BUILD)/tests/bin/%: $(BUILD)/tests/lib/%.o $(LIBQKDN_SHARED)
 	@mkdir -p $(@D)
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $< -L$(BUILD)/lib -lqkdn -Wl,-rpath,'$$ORIGIN/../../lib' -lpthread
 TEST_PROGRAMS += dumps_core.so

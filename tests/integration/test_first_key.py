@@ -3,7 +3,7 @@ import os
 import unittest
 import uuid
 
-from qkdn_test import TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, run, write
+from qkdn_test import BUILD, TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, run, write
 
 OK, REFUSED, NOT_THERE = 0, 2, 3
 
@@ -52,6 +52,13 @@ class TwoNodes(Case):
         again = self.lab.keyreq("app2", "get-by-id", "--from", "app1", ids[0], check=False)
         self.assertEqual(again.returncode, NOT_THERE, again.stderr)
 
+    def test_what_is_mandatory_and_not_known_is_refused(self):
+        """demanding.c: what may be passed over is; an extension that may not, and a third end, are refused."""
+        said = self.lab.exec("app1", os.path.join(BUILD, "tests", "bin", "demanding")).stdout.splitlines()
+        self.assertEqual(said[0], "ok: 1")
+        self.assertRegex(said[1], "^unsupported: .*extension_mandatory.*: taste is not")
+        self.assertRegex(said[2], "^unsupported: .*more than one destination")
+
     def test_the_ladder_is_the_recommendations(self):
         keys = self.lab.get("app1", "app2")
         self.lab.get_by_id("app2", "app1", keys)
@@ -78,6 +85,7 @@ class TwoNodesInNamespaces(TwoNodes):
     options = ("--netns",)
     test_the_ladder_is_the_recommendations = None
     test_a_refusal_consumes_nothing = None
+    test_what_is_mandatory_and_not_known_is_refused = None
 
     def programs_at(self, address):
         """Program numbers that the rpcbind there knows, and their ports."""
