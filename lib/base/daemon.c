@@ -78,6 +78,13 @@ void daemon_parse(int argc, char **argv, const struct daemon_about *about, struc
 		log_open(about->program, LOG_LEVEL_DEBUG);
 }
 
+bool daemon_good(enum status s, const struct err *e)
+{
+	if (s != ST_OK)
+		log_error("%s", e->text);
+	return s == ST_OK;
+}
+
 /* ---- the process ------------------------------------------------------------------------- */
 
 enum status daemon_harden(size_t heap_bytes, struct err *e)

@@ -5,7 +5,7 @@
  * A main is a flat list:
  *
  *	daemon_parse(argc, argv, &about, &options);       opens the log; may exit (--help, usage)
- *	… load the configuration; with options.check print it and return …
+ *	… load the configuration; with options.check look at its files, print it and return …
  *	daemon_harden(heap_bytes, &e);                    before the first thread and the first key
  *	env = env_event_new();
  *	daemon_signals_new(&signals, env, &hooks, &e);
@@ -38,6 +38,9 @@ struct daemon_options {
 
 /* Parses -c FILE, -n, -v, --version, --help and opens the log. Exits with 1 on a wrong usage. */
 void daemon_parse(int argc, char **argv, const struct daemon_about *about, struct daemon_options *o);
+
+/* For -n, which tells more than the first of what is wrong: whether s is ST_OK; else logs e. */
+bool daemon_good(enum status s, const struct err *e);
 
 /* Makes the process fit to hold keys: no core dumps, a umask of 077, heap_bytes (a power of two)
  * of locked memory for secrets, no capabilities (confine.h). Call it before any thread is started. */

@@ -46,6 +46,10 @@ struct ks_options {
  * back (doc/key-store.md), each with a text that says what to do. */
 MUST_CHECK enum status ks_open(struct ks **ks, const struct ks_options *o, struct err *e);
 
+/* Whether ks_open of an LMDB store would find its directory and the master key as they must be; touches nothing, and
+ * may be asked while the store is open elsewhere. What is in the store itself only opening it can tell. */
+MUST_CHECK enum status ks_check(const struct ks_options *o, struct err *e);
+
 /* Waits until all submitted work is durable and reported to nobody any more; wipes. */
 void ks_close(struct ks *ks);
 

@@ -78,6 +78,32 @@ enum status master_open(struct ks *ks, bool has_keyring, struct err *e)
 	return s;
 }
 
+static enum status opens(const char *path, const char *keyring_path, struct err *e)
+{
+	struct secret key = {NULL, 0};
+	struct keyring keyring;
+	enum status s = read_key(path, &key, e);
+
+	if (s == ST_OK && access(keyring_path, F_OK) == 0) {
+		s = keyring_read(&keyring, keyring_path, &key, e);
+		if (s == ST_OK)
+			keyring_free(&keyring);
+	}
+	secret_free(&key);
+	return s;
+}
+
+enum status master_check(const char *master_path, const char *keyring_path, struct err *e)
+{
+	char *next = xasprintf("%s.next", master_path);
+	enum status s = opens(master_path, keyring_path, e);
+
+	if (s == ST_CONFIGURATION && access(master_path, F_OK) == 0 && access(next, F_OK) == 0)
+		s = opens(next, keyring_path, e); /* a change was cut short: opening the store would finish it */
+	free(next);
+	return s;
+}
+
 static enum status wrap(struct ks *ks, struct secret *fresh, const char *next, struct err *e)
 {
 	enum status s = keyring_write(&ks->keyring, ks->keyring_path, fresh, e);

@@ -44,6 +44,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -531,16 +532,44 @@ enum status ks_master_key_make(const char *path, struct err *e)
 	return s;
 }
 
-static enum status open_directory(const char *path, struct err *e)
+static enum status check_directory(const char *path, struct err *e)
 {
 	struct stat st;
 
-	if (mkdir(path, 0700) != 0 && errno != EEXIST)
-		return err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", path,
-			       strerror(errno));
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
 		return err_set(e, ST_CONFIGURATION, "%s: not a directory", path);
 	return file_check_private(path, e);
+}
+
+static enum status open_directory(const char *path, struct err *e)
+{
+	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+		return err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", path,
+			       strerror(errno));
+	return check_directory(path, e);
+}
+
+/* Whether the directory, which is missing, could be made. */
+static enum status check_place(const char *directory, struct err *e)
+{
+	char *copy = xstrdup(directory);
+	enum status s = ST_OK;
+
+	if (access(dirname(copy), F_OK) != 0)
+		s = err_set(e, ST_CONFIGURATION, "making the key store's directory %s: %s", directory, strerror(errno));
+	free(copy);
+	return s;
+}
+
+enum status ks_check(const struct ks_options *o, struct err *e)
+{
+	enum status s = access(o->directory, F_OK) == 0 ? check_directory(o->directory, e) : check_place(o->directory, e);
+	char *keyring_path = xasprintf("%s/keys", o->directory);
+
+	if (s == ST_OK)
+		s = master_check(o->master_key_file, keyring_path, e);
+	free(keyring_path);
+	return s;
 }
 
 static enum status lock_directory(struct ks *ks, struct err *e)

@@ -37,6 +37,10 @@ struct rtls_credentials; /* certificate, private key, authority, revoked; immuta
 MUST_CHECK enum status rtls_credentials_load(struct rtls_credentials **c, const char *certificate,
                                              const char *private_key, const char *authority,
                                              const char *crl, struct err *e);
+/* The same; refuses a certificate that is not of role/name. */
+MUST_CHECK enum status rtls_credentials_load_as(struct rtls_credentials **c, const char *role, const char *name,
+                                                const char *certificate, const char *private_key,
+                                                const char *authority, const char *crl, struct err *e);
 void rtls_credentials_free(struct rtls_credentials *c);
 const struct rtls_identity *rtls_credentials_identity(const struct rtls_credentials *c);
 

@@ -398,6 +398,25 @@ enum status rtls_credentials_load(struct rtls_credentials **c, const char *certi
 	return ST_OK;
 }
 
+enum status rtls_credentials_load_as(struct rtls_credentials **c, const char *role, const char *name,
+                                     const char *certificate, const char *private_key, const char *authority,
+                                     const char *crl, struct err *e)
+{
+	struct rtls_credentials *fresh;
+	enum status s = rtls_credentials_load(&fresh, certificate, private_key, authority, crl, e);
+
+	if (s != ST_OK)
+		return s;
+	if (strcmp(fresh->identity.role, role) != 0 || strcmp(fresh->identity.name, name) != 0) {
+		err_set(e, ST_CONFIGURATION, "%s: is the certificate of %s/%s, not of %s/%s: give each its own",
+		        certificate, fresh->identity.role, fresh->identity.name, role, name);
+		rtls_credentials_free(fresh);
+		return ST_CONFIGURATION;
+	}
+	*c = fresh;
+	return ST_OK;
+}
+
 struct rtls_credentials *tls_credentials_ref(struct rtls_credentials *c)
 {
 	atomic_fetch_add(&c->references, 1);

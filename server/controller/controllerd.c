@@ -96,34 +96,27 @@ static void make_core(struct main *m)
 static enum status load_credentials(struct main *m, struct err *e)
 {
 	const struct settings *s = &m->settings;
-	enum status st = rtls_credentials_load(&m->credentials, s->certificate, s->private_key, s->authority,
-	                                       s->crl, e);
-	const struct rtls_identity *id;
+	struct rtls_credentials *c;
+	enum status st = rtls_credentials_load_as(&c, "controller", s->name, s->certificate, s->private_key,
+	                                          s->authority, s->crl, e);
 
 	if (st != ST_OK)
 		return st;
-	id = rtls_credentials_identity(m->credentials);
-	if (strcmp(id->role, "controller") != 0 || strcmp(id->name, s->name) != 0)
-		return err_set(e, ST_CONFIGURATION, "%s is the certificate of %s/%s, not of controller/%s", s->certificate,
-		               id->role, id->name, s->name);
+	rtls_credentials_free(m->credentials);
+	m->credentials = c;
 	return ST_OK;
 }
 
 static void reload(void *arg)
 {
 	struct main *m = arg;
-	struct rtls_credentials *old = m->credentials;
 	struct err e;
 
 	if (load_credentials(m, &e) != ST_OK) {
 		log_error("reload: %s; the old credentials are kept", e.text);
-		if (m->credentials != old)
-			rtls_credentials_free(m->credentials);
-		m->credentials = old;
 		return;
 	}
 	rtls_set_credentials(m->d.endpoint, m->credentials);
-	rtls_credentials_free(old);
 	log_info("reloaded the credentials: they are used for new connections");
 	if (m->settings.rpcbind != RPCBIND_OFF && rtls_register(m->d.endpoint, false, &e) != ST_OK)
 		log_error("reload: %s", e.text);
@@ -194,8 +187,7 @@ static void stop(struct main *m)
 	if (endpoint != NULL)
 		rtls_endpoint_free(endpoint);
 	controller_free(m->d.core);
-	if (m->credentials != NULL)
-		rtls_credentials_free(m->credentials);
+	rtls_credentials_free(m->credentials);
 	daemon_signals_free(m->signals);
 	if (m->d.env != NULL)
 		env_event_free(m->d.env);
@@ -213,9 +205,13 @@ int main(int argc, char **argv)
 	daemon_parse(argc, argv, &about, &options);
 	s = settings_load(options.config, &m.settings, &e);
 	if (s == ST_OK && options.check) {
-		conf_print(stdout, settings_options, &m.settings);
+		bool good = daemon_good(load_credentials(&m, &e), &e);
+
+		if (good)
+			conf_print(stdout, settings_options, &m.settings);
+		rtls_credentials_free(m.credentials);
 		conf_free(settings_options, &m.settings);
-		return EXIT_SUCCESS;
+		return good ? EXIT_SUCCESS : EXIT_FAILURE;
 	}
 	if (s == ST_OK)
 		s = start(&m, &e);

@@ -30,6 +30,11 @@ struct kmd {
 	struct rtls_peer **peers; /* the KMs, then the controller, then NULL */
 };
 
+static const struct km_conf_link *link_conf(const struct kmd *d, size_t i)
+{
+	return &((const struct km_conf_link *)d->conf.links.items)[i];
+}
+
 static struct km_limits limits_of(const struct km_conf *c)
 {
 	struct km_limits l = km_default_limits;
@@ -62,20 +67,12 @@ static struct km_limits limits_of(const struct km_conf *c)
 
 static enum status load_credentials(struct kmd *d, struct err *e)
 {
-	const struct rtls_identity *who;
 	struct rtls_credentials *c;
-	enum status s = rtls_credentials_load(&c, d->conf.certificate, d->conf.private_key, d->conf.authority,
-	                                      d->conf.crl, e);
+	enum status s = rtls_credentials_load_as(&c, "km", d->conf.name, d->conf.certificate, d->conf.private_key,
+	                                         d->conf.authority, d->conf.crl, e);
 
 	if (s != ST_OK)
 		return s;
-	who = rtls_credentials_identity(c);
-	if (strcmp(who->role, "km") != 0 || strcmp(who->name, d->conf.name) != 0) {
-		s = err_set(e, ST_CONFIGURATION, "%s: is the certificate of %s/%s, not of km/%s: issue one for this KM",
-		            d->conf.certificate, who->role, who->name, d->conf.name);
-		rtls_credentials_free(c);
-		return s;
-	}
 	rtls_credentials_free(d->credentials);
 	d->credentials = c;
 	return ST_OK;
@@ -171,7 +168,7 @@ static enum status start_core(struct kmd *d, struct err *e)
 	enum status s;
 
 	for (size_t i = 0; i < c->links.count; i++) {
-		const struct km_conf_link *l = &((struct km_conf_link *)c->links.items)[i];
+		const struct km_conf_link *l = link_conf(d, i);
 
 		links[i] = (struct km_link_options){ l->name, l->peer, l->module, l->initial_secret,
 			                             (uint32_t)l->block_size };
@@ -196,34 +193,59 @@ static enum status start_core(struct kmd *d, struct err *e)
 	return s;
 }
 
-/* Once a link has been opened its initial secret is gone; one that is still there is nobody else's to read. */
-static enum status check_initial_secrets(const struct km_conf *c, struct err *e)
+/* ---- the files that a start reads --------------------------------------------------------------------------- */
+
+static struct ks_options store_options(const struct kmd *d)
 {
-	const struct km_conf_link *links = c->links.items;
+	return (struct ks_options){ .backend = KS_LMDB,
+		                    .env = d->env,
+		                    .directory = d->conf.store.directory,
+		                    .master_key_file = d->conf.store.master_key,
+		                    .max_bytes = (uint64_t)d->conf.store.max_size };
+}
+
+/* Once a link has been opened its initial secret is gone; one that is still there is nobody else's to read. */
+static enum status check_initial_secret(const struct km_conf_link *l, struct err *e)
+{
+	return access(l->initial_secret, F_OK) == 0 ? file_check_private(l->initial_secret, e) : ST_OK;
+}
+
+static enum status check_initial_secrets(const struct kmd *d, struct err *e)
+{
 	enum status s = ST_OK;
 
-	for (size_t i = 0; i < c->links.count && s == ST_OK; i++)
-		if (access(links[i].initial_secret, F_OK) == 0)
-			s = file_check_private(links[i].initial_secret, e);
+	for (size_t i = 0; i < d->conf.links.count && s == ST_OK; i++)
+		s = check_initial_secret(link_conf(d, i), e);
 	return s;
 }
+
+/* Whether a start would take them; logs everything that it would refuse. */
+static bool files_are_good(struct kmd *d)
+{
+	const struct ks_options store = store_options(d);
+	struct err e;
+	bool good = daemon_good(load_credentials(d, &e), &e);
+
+	good &= daemon_good(ks_check(&store, &e), &e);
+	for (size_t i = 0; i < d->conf.links.count; i++)
+		good &= daemon_good(check_initial_secret(link_conf(d, i), &e), &e);
+	return good;
+}
+
+/* ---- start and stop ------------------------------------------------------------------------------------------- */
 
 static enum status start(struct kmd *d, struct err *e)
 {
 	const struct rtls_options endpoint = { .trace_path = d->conf.trace, .max_record = LARGEST_RECORD,
 		                               .max_connections = PEERS_MOST };
 	const struct daemon_hooks hooks = { .reload = reload, .arg = d };
-	struct ks_options store = { .backend = KS_LMDB,
-		                    .directory = d->conf.store.directory,
-		                    .master_key_file = d->conf.store.master_key,
-		                    .max_bytes = (uint64_t)d->conf.store.max_size };
+	struct ks_options store;
 	enum status s = daemon_harden(SECRET_HEAP, e);
 
 	if (s == ST_OK)
-		s = check_initial_secrets(&d->conf, e);
+		s = check_initial_secrets(d, e);
 	if (s == ST_OK && (d->env = env_event_new()) == NULL)
 		s = err_set(e, ST_INTERNAL, "no event loop is to be had");
-	store.env = d->env;
 	if (s == ST_OK)
 		s = daemon_signals_new(&d->signals, d->env, &hooks, e);
 	if (s == ST_OK)
@@ -233,6 +255,7 @@ static enum status start(struct kmd *d, struct err *e)
 	if (s != ST_OK)
 		return s;
 	d->wire = wire_new(d->endpoint, d->env);
+	store = store_options(d);
 	s = ks_open(&d->store, &store, e);
 	return s == ST_OK ? start_core(d, e) : s;
 }
@@ -312,9 +335,13 @@ int main(int argc, char **argv)
 	if (s == ST_OK)
 		s = km_conf_check(&d.conf, &e);
 	if (s == ST_OK && options.check) {
-		conf_print(stdout, km_conf_options, &d.conf);
+		bool good = files_are_good(&d);
+
+		if (good)
+			conf_print(stdout, km_conf_options, &d.conf);
+		rtls_credentials_free(d.credentials);
 		conf_free(km_conf_options, &d.conf);
-		return EXIT_SUCCESS;
+		return good ? EXIT_SUCCESS : EXIT_FAILURE;
 	}
 	if (s == ST_OK)
 		s = start(&d, &e);

@@ -29,21 +29,12 @@ static void watch(struct rtls_conn *conn, bool up, void *arg)
 	}
 }
 
-static enum status load_credentials(const struct device_options *o, struct rtls_credentials **c,
-                                    struct err *e)
+enum status device_credentials(const struct device_options *o, struct rtls_credentials **c, struct err *e)
 {
-	enum status s = rtls_credentials_load(c, o->certificate, o->private_key, o->authority, o->crl, e);
-	const struct rtls_identity *who;
+	enum status s = rtls_credentials_load_as(c, "module", o->name, o->certificate, o->private_key, o->authority,
+	                                         o->crl, e);
 
-	if (s != ST_OK)
-		return err_prefix(e, "module %s", o->name);
-	who = rtls_credentials_identity(*c);
-	if (strcmp(who->role, "module") == 0 && strcmp(who->name, o->name) == 0)
-		return ST_OK;
-	err_set(e, ST_CONFIGURATION, "%s: is the certificate of %s/%s, not of module/%s: give the module its own",
-	        o->certificate, who->role, who->name, o->name);
-	rtls_credentials_free(*c);
-	return ST_CONFIGURATION;
+	return s == ST_OK ? s : err_prefix(e, "module %s", o->name);
 }
 
 static struct rtls_peer *connect_to_km(struct device *d)
@@ -64,7 +55,7 @@ enum status device_new(struct device **made, struct env *env, const struct devic
 	const struct rtls_options endpoint = { .trace_path = o->trace };
 	struct rtls_credentials *credentials;
 	struct device *d;
-	enum status s = load_credentials(o, &credentials, e);
+	enum status s = device_credentials(o, &credentials, e);
 
 	if (s != ST_OK)
 		return s;
@@ -106,7 +97,7 @@ void device_free(struct device *d)
 enum status device_reload(struct device *d, struct err *e)
 {
 	struct rtls_credentials *credentials;
-	enum status s = load_credentials(&d->is, &credentials, e);
+	enum status s = device_credentials(&d->is, &credentials, e);
 
 	if (s != ST_OK)
 		return s;

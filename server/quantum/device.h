@@ -28,6 +28,10 @@ MUST_CHECK enum status device_new(struct device **d, struct env *env, const stru
                                   struct err *e);
 void device_free(struct device *d); /* NULL is allowed */
 
+/* The module's, or why a device would not begin with what the options name; they need neither link nor KM. */
+MUST_CHECK enum status device_credentials(const struct device_options *o, struct rtls_credentials **c,
+                                          struct err *e);
+
 /* Reads the credentials again, for new connections; the old ones are kept where it fails. */
 MUST_CHECK enum status device_reload(struct device *d, struct err *e);
 

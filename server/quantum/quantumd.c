@@ -95,6 +95,27 @@ static enum status start_device(struct quantumd *q, size_t link, unsigned end, s
 	return s;
 }
 
+/* -n: logs each certificate and key of a module that a start would refuse. */
+static bool files_are_good(const struct settings *s)
+{
+	bool good = true;
+
+	for (size_t i = 0; i < s->modules.count; i++) {
+		const struct module_conf *m = &((const struct module_conf *)s->modules.items)[i];
+		const struct device_options o = { .name = m->name,
+			                          .certificate = m->certificate,
+			                          .private_key = m->private_key,
+			                          .authority = s->authority,
+			                          .crl = s->crl };
+		struct rtls_credentials *c = NULL;
+		struct err e;
+
+		good &= daemon_good(device_credentials(&o, &c, &e), &e);
+		rtls_credentials_free(c);
+	}
+	return good;
+}
+
 static void start_link(struct quantumd *q, size_t i)
 {
 	const struct link_settings l = settings_of_link(&q->settings, settings_link(&q->settings, i));
@@ -175,9 +196,12 @@ int main(int argc, char **argv)
 	q.path = options.config;
 	s = settings_load(options.config, &q.settings, &e);
 	if (s == ST_OK && options.check) {
-		conf_print(stdout, settings_options, &q.settings);
+		bool good = files_are_good(&q.settings);
+
+		if (good)
+			conf_print(stdout, settings_options, &q.settings);
 		conf_free(settings_options, &q.settings);
-		return EXIT_SUCCESS;
+		return good ? EXIT_SUCCESS : EXIT_FAILURE;
 	}
 	if (s == ST_OK)
 		s = start(&q, &e);

@@ -84,10 +84,11 @@ class Controllerd(Case):
                 self.assertIn(message, done.stderr)
 
     def test_another_ones_certificate_is_refused(self):
-        done = run("qkdn-controllerd", "-c", self.write("left", certificate='"pki/right.crt"',
-                                                        private_key='"pki/right.key"'), check=False)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("controller/right", done.stderr)
+        path = self.write("left", certificate='"pki/right.crt"', private_key='"pki/right.key"')
+        for check in [], ["-n"]:
+            done = run("qkdn-controllerd", *check, "-c", path, check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn("controller/right, not of controller/left", done.stderr)
 
     def test_two_meet_and_meet_again(self):
         self.start("left")

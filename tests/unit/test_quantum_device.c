@@ -402,8 +402,10 @@ static void a_module_may_end_while_it_registers(void **state)
 	(void)state;
 	r->kms[0].refuse = true;
 	device_start(r, 0);
-	while (r->kms[0].registrations == 0)
+	env_timer_set(r->env, r->timer, 60 * NS_PER_S);
+	while (r->kms[0].registrations == 0 && !r->timed_out)
 		event_base_loop(env_event_base(r->env), EVLOOP_ONCE);
+	assert_false(r->timed_out);
 	rig_free(r);
 }
 
