@@ -401,7 +401,7 @@ install: all $(UNITS_SYSTEMD)
 SOAK_SECONDS ?= 1200
 soak: all $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(BUILD)/tests/sim/sim
 	$(Q)$(BUILD)/tests/sim/sim --seconds $(SOAK_SECONDS)
-	$(Q)BUILD=$(BUILD) QKDN_CRASH_SECONDS=$(SOAK_SECONDS) python3 tests/integration/test_crash.py Crash.test_kill
+	$(Q)BUILD=$(BUILD) QKDN_CRASH_SECONDS=$(SOAK_SECONDS) QKDN_CRASH_SEED=0 python3 tests/integration/test_crash.py Crash.test_kill
 
 demo: all
 	$(Q)tools/demo.sh $(BUILD)/bin

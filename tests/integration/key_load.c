@@ -28,7 +28,7 @@
 
 #include "qkdn.h"
 
-enum { THREADS_MAX = 64, KEYS_MOST = 4, SECOND_FETCHES = 10, PATIENCE_S = 40 };
+enum { THREADS_MAX = 64, KEYS_MOST = 4, SECOND_FETCHES = 10, PATIENCE_S = 100 };
 
 struct key {
 	struct qkdn_key_id id;
@@ -118,14 +118,16 @@ static void fetch_patiently(int direction, struct key *key, time_t until)
 }
 
 /* A key that was delivered is not delivered again, whatever has happened since. */
-static void fetch_again(int direction, const struct key *key)
+static void fetch_again(int direction, const struct key *key, time_t until)
 {
 	struct qkdn_keys *keys;
-	enum qkdn_status s = qkdn_get_keys_by_id(ends[!direction].client, ends[direction].name, &key->id, 1, 5000,
-	                                         &keys, NULL);
+	enum qkdn_status s;
 
+	do {
+		s = qkdn_get_keys_by_id(ends[!direction].client, ends[direction].name, &key->id, 1, 30000, &keys, NULL);
+		qkdn_keys_free(keys);
+	} while ((not_yet(s) || s == QKDN_TRANSPORT || s == QKDN_TIMED_OUT) && time(NULL) <= until);
 	note("again", direction, &key->id, qkdn_status_name(s));
-	qkdn_keys_free(keys);
 }
 
 /* ---- requesting ---------------------------------------------------------------------------------------- */
@@ -150,8 +152,9 @@ static void fetch_the_rest(struct requester *r)
 	for (size_t i = 0; i < r->count; i++)
 		if (!r->keys[i].fetched)
 			fetch_patiently(r->direction, &r->keys[i], until);
+	until = time(NULL) + PATIENCE_S;
 	for (size_t i = 0; i < r->count; i += 1 + r->count / SECOND_FETCHES)
-		fetch_again(r->direction, &r->keys[i]);
+		fetch_again(r->direction, &r->keys[i], until);
 }
 
 static void *request(void *arg)
@@ -194,7 +197,7 @@ static bool connect_end(int i, char **words, const char *authority)
 	ends[i].name = words[0];
 	ends[i].options = (struct qkdn_options){ .km = words[1], .km_name = words[2], .km_dns_name = words[3],
 		                                 .certificate = words[4], .private_key = words[5],
-		                                 .authority = authority, .connect_timeout = 2000 };
+		                                 .authority = authority, .connect_timeout = 20000 };
 	if (qkdn_connect(&ends[i].client, &ends[i].options, &e) == QKDN_OK)
 		return true;
 	fprintf(stderr, "key_load: %s\n", e.text);

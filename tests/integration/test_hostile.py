@@ -361,7 +361,7 @@ class Meanwhile(Attacked):
     turns. Where the machine is busy with other things some tries fail, but not all of them; and where it is so busy
     that the key manager waits for a processor most of the time, calm as it is, a try tells nothing of rates."""
 
-    PHASE, PAIRS, TRIES = 200, 4, 8
+    PHASE, PAIRS, TRIES = 200, 4, 16
     BUSY = 4  # times as long as it runs
 
     def setUp(self):

@@ -3,19 +3,31 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import unittest
 
 from qkdn_test import TWO_NODES, Case, Lab, eventually, may_make_namespaces, program, run, write
 
+ONE_THREAD_LEFT = f"""
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall({60 if os.uname().machine == "x86_64" else 93}, 0)
+"""  # exit(2), of the calling thread alone
+
+
+def stat_of(pid):
+    """What proc(5) has of a process, from its state on; nothing: there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return []
+
 
 def alive(pid):
     """A process that is more than a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+    return stat_of(pid)[:1] not in ([], ["Z"], ["X"])
 
 
 def namespaces():
@@ -120,6 +132,26 @@ class UpAndDown(Case):
         self.assertEqual(done.returncode, 3)
         run("qkdn-lab", "down", self.path("lab"))
         self.assertIsNone(other.poll())
+
+    def test_a_daemon_of_which_a_thread_still_runs_has_not_ended(self):
+        """After kill -9 the first thread is gone while another may write to the disk still."""
+        Lab(self.topology, self.path("lab"), *self.options)
+        ending = subprocess.Popen([sys.executable, "-c", ONE_THREAD_LEFT])
+        self.addCleanup(ending.wait)
+        self.addCleanup(ending.kill)
+        self.assertTrue(eventually(lambda: stat_of(ending.pid)[:1] == ["Z"]))
+        run("qkdn-lab", "stop", self.path("lab"), "quantum/quantumd")
+        path = self.path("lab", "lab.json")
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        quantumd = next(d for d in state["daemons"] if d["name"] == "quantum/quantumd")
+        quantumd.update(pid=ending.pid, started=int(stat_of(ending.pid)[19]))
+        write(path, json.dumps(state))
+        self.assertEqual(run("qkdn-lab", "start", self.path("lab"), "quantum/quantumd", check=False).returncode, 2)
+        ending.kill()
+        ending.wait()
+        run("qkdn-lab", "start", self.path("lab"), "quantum/quantumd")
+        run("qkdn-lab", "down", self.path("lab"))
 
 
 @unittest.skipUnless(may_make_namespaces(), "needs root, ip, rpcbind and network namespaces")

@@ -121,6 +121,7 @@ unsigned long long process_started(pid_t pid)
 {
 	char path[64], text[1024], *after;
 	unsigned long long started = 0;
+	long threads;
 	ssize_t n;
 	char state;
 	int fd;
@@ -136,10 +137,11 @@ unsigned long long process_started(pid_t pid)
 	text[n] = '\0';
 	after = strrchr(text, ')'); /* the program's name may hold anything before it */
 	if (after == NULL || sscanf(after + 1,
-	                            " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-	                            &state, &started) != 2)
+	                            " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu",
+	                            &state, &threads, &started) != 3)
 		return 0;
-	return state == 'Z' || state == 'X' ? 0 : started;
+	/* where the first thread has ended, another may be in the midst of a write, and its files are open until then */
+	return (state == 'Z' || state == 'X') && threads <= 1 ? 0 : started;
 }
 
 bool process_runs(pid_t pid, unsigned long long started)
