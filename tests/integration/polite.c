@@ -33,7 +33,7 @@ static double now(void)
 
 static void *ask(void *arg)
 {
-	const struct qkdn_request r = { .destination = destination, .number = 1, .size = 256, .timeout = 10000 };
+	const struct qkdn_request r = { .destination = destination, .number = 1, .size = 256, .timeout = 60000 };
 	struct qkdn_client **client = arg;
 	struct qkdn_error error;
 	struct qkdn_keys *keys;

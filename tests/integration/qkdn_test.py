@@ -34,7 +34,7 @@ def have(*names):
     return all(os.access(program(n), os.X_OK) for n in names)
 
 
-def run(*command, env=None, timeout=120, check=True):
+def run(*command, env=None, timeout=240, check=True):
     """Runs one of our programs (or any with a path); stdout and stderr as text."""
     words = list(command)
     if os.sep not in words[0]:
@@ -144,7 +144,7 @@ def keys_of(done):
     return {key["key_ID"]: base64.b64decode(key["key"]) for key in json.loads(done.stdout)["keys"]}
 
 
-def eventually(condition, seconds=60):
+def eventually(condition, seconds=120):
     """Waits until condition() holds; its last value. The time is for a machine that is busy with other tests."""
     end = time.monotonic() + seconds
     while True:

@@ -29,7 +29,7 @@ class Controllerd(Case):
         for daemon in self.daemons.values():
             if daemon.poll() is None:
                 daemon.terminate()
-            daemon.wait(10)
+            daemon.wait(100)
 
     def write(self, name, more="", **changes):
         other = "right" if name == "left" else "left"
@@ -51,7 +51,7 @@ class Controllerd(Case):
 
     def wait_for(self, name, line, times=1):
         """Until the daemon has logged it so often; what it logged."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             with open(self.path(name + ".log"), encoding="utf-8") as file:
                 said = file.read()
@@ -98,13 +98,13 @@ class Controllerd(Case):
         self.daemons["right"].send_signal(signal.SIGHUP)
         self.wait_for("right", "reloaded the credentials")
         self.daemons["right"].kill()
-        self.daemons["right"].wait(10)
+        self.daemons["right"].wait(100)
         self.wait_for("left", "controller right is not connected any more")
         self.start("right")
         self.wait_for("left", "controller right is connected", 2)
         for daemon in self.daemons.values():
             daemon.terminate()
-            self.assertEqual(daemon.wait(10), 0)
+            self.assertEqual(daemon.wait(100), 0)
 
 
 if __name__ == "__main__":

@@ -322,6 +322,7 @@ class Crash(Case):
             with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
+            self.assertTrue(eventually(lambda: ": make room; " in self.lab.logs()))
             time.sleep(self.random.uniform(0.5, 2))
             os.unlink(ballast)
         self.keys_flow()

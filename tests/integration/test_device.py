@@ -49,7 +49,7 @@ class Device(Case):
         ends = [self.start("app1", "alice-1", "bob-1", self.path("keys")),
                 self.start("app2", "bob-1", "alice-1", self.path("keys"))]
         for end in ends:
-            said, _ = end.communicate(timeout=60)
+            said, _ = end.communicate(timeout=240)
             self.assertEqual(end.returncode, 0, said)
             self.assertIn(f"every block below {before + BLOCKS}", said)
         self.assertTrue(eventually(lambda: self.agreed() >= before + BLOCKS - 1), self.agreed())

@@ -36,7 +36,7 @@ class Readme(Case):
         self.addCleanup(subprocess.run, [os.path.join(BIN, "qkdn-lab"), "down", self.path("lab")],
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         done = subprocess.run(["bash", "-euc", script], cwd=TOP, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=120)
+                              stderr=subprocess.STDOUT, timeout=240)
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIn("Response to key request", done.stdout)
 

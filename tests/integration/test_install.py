@@ -28,7 +28,7 @@ int main(void)
 class Install(Case):
     def call(self, *words, **more):
         done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=TOP,
-                              timeout=120, **more)
+                              timeout=240, **more)
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
 

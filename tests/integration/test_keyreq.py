@@ -33,7 +33,7 @@ class WithKsa(Case):
 
     def keyreq(self, *words, status=0, stdin=None):
         done = subprocess.run([os.path.join(BUILD, "bin", "qkdn-keyreq"), *words], env=self.env, text=True,
-                              input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+                              input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=240)
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         if status != 0:
             self.assertEqual(done.stdout, "")

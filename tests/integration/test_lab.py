@@ -113,13 +113,13 @@ class UpAndDown(Case):
         started = pids()
         time.sleep(0.3)
         up.send_signal(signal.SIGINT)
-        _, said = up.communicate(timeout=60)
+        _, said = up.communicate(timeout=240)
         self.assertEqual(up.returncode, 4, said)
         self.assert_nothing_left(started)
 
     def test_a_pid_that_is_somebody_elses_now_is_left_alone(self):
         Lab(self.topology, self.path("lab"), *self.options)
-        other = subprocess.Popen(["sleep", "60"])
+        other = subprocess.Popen(["sleep", "600"])
         self.addCleanup(other.wait)
         self.addCleanup(other.kill)
         run("qkdn-lab", "stop", self.path("lab"), "quantum/quantumd")

@@ -100,7 +100,7 @@ class Memory(Case):
         """The daemons are stopped in the midst of it, and what a core of them would have is searched for keys that both
         ends have had. (In locked memory that no core has, what was fetched is still in chunks of keys that wait.)"""
         load = Load(self, self.lab)
-        self.assertTrue(eventually(lambda: len(had_by_both(load)) == 100, 60))
+        self.assertTrue(eventually(lambda: len(had_by_both(load)) == 100))
         keys = had_by_both(load)
         time.sleep(0.5)
         running = self.lab.running()
@@ -175,7 +175,7 @@ class Core(Case):
     def dies_at_its_end(self, *words, **more):
         """Its standard output; the core is of the moment after main."""
         done = subprocess.run(words, env={**os.environ, **more, **self.environment, "QKDN_CORE_AT_EXIT": "1"}, stdout=subprocess.PIPE,
-                              timeout=60, check=False)
+                              timeout=240, check=False)
         self.assertEqual(done.returncode, -signal.SIGABRT)
         return done.stdout.decode()
 
@@ -183,7 +183,7 @@ class Core(Case):
         self.up()
         keys = supply(self.lab)
         load = Load(self, self.lab)
-        self.assertTrue(eventually(lambda: len(had_by_both(load)) == 100, 60))
+        self.assertTrue(eventually(lambda: len(had_by_both(load)) == 100))
         keys.update(had_by_both(load))
         for node in "alice", "bob":
             with open(self.path("lab", node, "master.key"), "rb") as file:

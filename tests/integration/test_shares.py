@@ -78,11 +78,11 @@ class Shares(Case):
             request = subprocess.Popen([program("qkdn-keyreq"), "get", "--to", "app3", "-n", "100", "--timeout", "60",
                                         "--json", "--reveal"], env={**os.environ, **self.lab.env("app1")},
                                        stdout=subprocess.PIPE, text=True)
-            self.assertTrue(eventually(lambda: self.waiting_for_coral() == ways, 30))
+            self.assertTrue(eventually(lambda: self.waiting_for_coral() == ways))
             seen = {node: self.memory_of(node) for node in BETWEEN}
         finally:
             os.kill(coral, signal.SIGCONT)
-        output, _ = request.communicate(timeout=90)
+        output, _ = request.communicate(timeout=240)
         keys = [base64.b64decode(k["key"]) for k in json.loads(output)["keys"]]
         self.assertEqual(len(keys), 100)
         return keys[5::10], seen

@@ -71,7 +71,7 @@ class Accounts(Case):
         def still():
             seen.append(self.stock())
             time.sleep(0.3)
-            return len(seen) > 5 and len(set(seen[-6:])) == 1
+            return len(seen) > 9 and len(set(seen[-10:])) == 1
         self.assertTrue(eventually(still), seen)
         return seen[-1]
 
@@ -79,6 +79,11 @@ class Accounts(Case):
         keys = self.lab.get("app1", "app2", 4)
         ids, strange = list(keys), str(uuid.uuid4())
         stock = self.settle()
+
+        def assert_nothing_consumed():
+            nonlocal stock
+            before, stock = stock, self.stock()
+            self.assertTrue(all(now >= then for now, then in zip(stock, before)), (before, stock))
         for app, status, text, words in (
                 ("app1", NOT_THERE, "nobody", ("get", "--to", "nobody")),
                 ("app1", REFUSED, "at most 128", ("get", "--to", "app2", "-n", "129")),
@@ -93,15 +98,15 @@ class Accounts(Case):
                 self.assertEqual(done.stdout, "")
                 self.assertIn(done.returncode, [REFUSED, NOT_THERE] if status is None else [status], done.stderr)
                 self.assertIn(text, done.stderr)
-                self.assertEqual(self.stock(), stock)
+                assert_nothing_consumed()  # on a busy machine some keys come late
         self.assertEqual(self.lab.get_by_id("app2", "app1", ids), keys)
         done = self.lab.keyreq("app2", "get-by-id", "--from", "app1", ids[0], check=False)
         self.assertEqual(done.returncode, NOT_THERE)  # delivered once
-        self.assertEqual(self.stock(), stock)
+        assert_nothing_consumed()
         done = self.lab.keyreq("app1", "get", "--to", "app2", "-n", "128", "-s", "8192", check=False)
         self.assertEqual(done.returncode, NOT_THERE)
         self.assertIn("nothing was consumed", done.stderr)
-        self.assertGreaterEqual(self.stock()[0], stock[0])  # asking for many had some more brought in
+        assert_nothing_consumed()  # asking for many had some more brought in
 
     def test_a_full_direction_does_not_starve_the_other(self):
         for _ in range(80):  # some eight times what the network holds, all one way

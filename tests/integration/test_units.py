@@ -83,7 +83,7 @@ def may_boot():
         return subprocess.run(["unshare", "-mnpiuC", "--fork", "sh", "-c",
                                "mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w /mnt/r /mnt/c && mount -t cgroup2 c /mnt/c && "
                                "mount -t overlay o -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"],
-                              stderr=subprocess.DEVNULL, timeout=20).returncode == 0
+                              stderr=subprocess.DEVNULL, timeout=120).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -130,8 +130,8 @@ class Units(Case):
             env={"PATH": os.environ["PATH"], "TOP": TOP, "BUILD": BUILD, "FILES": self.folder},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.addCleanup(self.shut_down)
-        self.init = eventually(self.find_init, 60)
-        if not self.init or not eventually(self.is_up, 60):
+        self.init = eventually(self.find_init)
+        if not self.init or not eventually(self.is_up):
             self.host.kill()
             self.fail(self.host.stdout.read())
 
@@ -157,7 +157,7 @@ class Units(Case):
         return self.call(*words, check=check).stdout
 
     def call(self, *words, check=True, env=None):
-        done = subprocess.run(["nsenter", "-t", self.init, "-a", "-r", "-w", *words], text=True, timeout=60, env=env,
+        done = subprocess.run(["nsenter", "-t", self.init, "-a", "-r", "-w", *words], text=True, timeout=240, env=env,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if check:
             self.assertEqual(done.returncode, 0, f"{' '.join(words)}\n{done.stdout}")
