@@ -29,23 +29,20 @@ static void loose_modes_are_refused(void **state)
 {
 	struct store *x = *state;
 	char *data = joined(x, "data.mdb"), *journal = joined(x, "journal"), *keys = joined(x, "keys");
+	const struct {
+		const char *path;
+		mode_t loose, tight;
+	} files[] = {
+	    {x->store, 0750, 0700},  {data, 0640, 0600},      {journal, 0620, 0600},
+	    {keys, 0604, 0600},      {x->master, 0440, 0600}, {x->generation, 0660, 0600},
+	};
 
 	store_close(x);
-	assert_int_equal(chmod(x->store, 0750), 0);
-	refused(x, "chmod");
-	assert_int_equal(chmod(x->store, 0700), 0);
-	assert_int_equal(chmod(data, 0640), 0);
-	refused(x, "chmod");
-	assert_int_equal(chmod(data, 0600), 0);
-	assert_int_equal(chmod(journal, 0620), 0);
-	refused(x, "chmod");
-	assert_int_equal(chmod(journal, 0600), 0);
-	assert_int_equal(chmod(keys, 0604), 0);
-	refused(x, "chmod");
-	assert_int_equal(chmod(keys, 0600), 0);
-	assert_int_equal(chmod(x->master, 0440), 0);
-	refused(x, "chmod");
-	assert_int_equal(chmod(x->master, 0600), 0);
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		assert_int_equal(chmod(files[i].path, files[i].loose), 0);
+		refused(x, "chmod");
+		assert_int_equal(chmod(files[i].path, files[i].tight), 0);
+	}
 	store_open(x);
 	free(data);
 	free(journal);
