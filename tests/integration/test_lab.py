@@ -72,7 +72,7 @@ class UpAndDown(Case):
 
     def assert_nothing_left(self, pids):
         self.assertTrue(eventually(lambda: not any(alive(pid) for pid in pids)))
-        self.assertEqual(namespaces() - self.before, set())
+        self.assertTrue(eventually(lambda: not namespaces() - self.before))  # another lab's go with it
         self.assertFalse(os.path.exists(self.path("lab", "lab.json")))
 
     def test_down_leaves_nothing_and_up_again_keeps_the_stores(self):

@@ -27,8 +27,13 @@ static int start(void **state)
 		execl("/sbin/rpcbind", "rpcbind", "-f", (char *)NULL);
 		_exit(127);
 	}
-	for (int i = 0; i < 3000 && system("rpcinfo -p 127.0.0.1 >/dev/null 2>&1") != 0; i++)
+	for (int i = 0; i < 3000 && system("rpcinfo -p 127.0.0.1 >/dev/null 2>&1") != 0; i++) {
+		if (waitpid(rpcbind, NULL, WNOHANG) != 0) {
+			rpcbind = 0;
+			break;
+		}
 		usleep(20000);
+	}
 	return 0;
 }
 
