@@ -22,7 +22,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { RECORD, FLIP, COPY, GAP, AGAIN, WHATS };
-enum { BLOCK = 4096, UNIT = 512, TAG = 16, AT_ID = 15, KEY_MOST = 511, RECORDS_MOST = 32, DAMAGES_MOST = 32, MAX_BYTES = 4 << 20 };
+enum { BLOCK = 4096, UNIT = 512, TAG = 16, AT_ID = 15 }; /* kv_journal.c */
+enum { KEY_MOST = 511, RECORDS_MOST = 32, DAMAGES_MOST = 32, MAX_BYTES = 4 << 20 };
 
 static char folder[] = "/dev/shm/fuzz_journal-XXXXXX";
 
@@ -66,10 +67,11 @@ static uint64_t digest_of(struct kv *kv)
 	for (int db = 0; db < KV_DBS; db++) {
 		enum kv_seek how = KV_AT_OR_AFTER;
 
-		for (key.len = 0; kv_seek(kv, (enum kv_db)db, how, (struct kv_slice){at, key.len}, &key, &value) == ST_OK;
-		     how = KV_AFTER) {
+		key.len = 0;
+		while (kv_seek(kv, (enum kv_db)db, how, (struct kv_slice){at, key.len}, &key, &value) == ST_OK) {
 			digest = mix(mix(digest + (uint64_t)db, key), value);
 			memcpy(at, key.bytes, key.len);
+			how = KV_AFTER;
 		}
 	}
 	kv_abort(kv);
@@ -107,7 +109,8 @@ static void fill(struct kv *kv)
 	if (kv_begin(kv) != ST_OK)
 		abort();
 	for (uint8_t i = 1; i <= 20; i++)
-		put(kv, (enum kv_db)(i % KV_DBS), (struct kv_slice){&i, 1}, (struct kv_slice){value, i < 20 ? i : sizeof value});
+		put(kv, (enum kv_db)(i % KV_DBS), (struct kv_slice){&i, 1},
+		    (struct kv_slice){value, i < 20 ? i : sizeof value});
 	if (kv_commit(kv) != ST_OK)
 		abort();
 }
@@ -225,11 +228,12 @@ static void do_damage(const struct run *r)
 		abort();
 	for (unsigned i = 0; i < r->damage_count; i++) {
 		const uint8_t *d = r->damages[i];
+		size_t to = (size_t)get_be(d + 1, 2) % (f.len / UNIT), from = (size_t)get_be(d + 3, 2) % (f.len / UNIT);
 
 		if (d[0] % WHATS == FLIP)
 			f.bytes[get_be(d + 1, 3) % f.len] ^= (char)d[4];
 		else
-			memmove(f.bytes + get_be(d + 1, 2) % (f.len / UNIT) * UNIT, f.bytes + get_be(d + 3, 2) % (f.len / UNIT) * UNIT, UNIT);
+			memmove(f.bytes + to * UNIT, f.bytes + from * UNIT, UNIT);
 	}
 	restore(&f);
 	free(f.bytes);

@@ -37,9 +37,14 @@ static void set_up(void)
 {
 	log_open("fuzz_probe", LOG_LEVEL_FATAL);
 	pki = test_pki_new();
-	options = (struct session_options){.credentials = test_pki_credentials(pki, "km", "alice"), .max_record = 64 * 1024,
-		                           .host_name = "127.0.0.1", .role = "km", .name = "bob", .program = PROGRAM,
-		                           .version = 1, .serves = serves};
+	options = (struct session_options){.credentials = test_pki_credentials(pki, "km", "alice"),
+					   .max_record = 64 * 1024,
+					   .host_name = "127.0.0.1",
+					   .role = "km",
+					   .name = "bob",
+					   .program = PROGRAM,
+					   .version = 1,
+					   .serves = serves};
 	atexit(clean_up);
 }
 
@@ -79,7 +84,8 @@ static void run(struct session *s, int peer, const uint8_t *data, size_t size, s
 	enum io_result r = IO_WANT_READ;
 	struct err e;
 
-	for (size_t at = 0; at < size && (r == IO_WANT_READ || r == IO_WANT_WRITE) && s->phase != SESSION_HANDSHAKE; at += piece) {
+	for (size_t at = 0; at < size && s->phase != SESSION_HANDSHAKE && (r == IO_WANT_READ || r == IO_WANT_WRITE);
+	     at += piece) {
 		size_t n = size - at < piece ? size - at : piece;
 
 		if (send(peer, data + at, n, MSG_NOSIGNAL) != (ssize_t)n)

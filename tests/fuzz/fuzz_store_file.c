@@ -3,8 +3,8 @@
  * is right and nothing is taken twice. LMDB trusts its file, so what kv_lmdb_check.c lets through must not end the
  * process either.
  *
- * An input is changes of 4 bytes: {where (3), the bits that change (1)}, over the files one after another. They are fewer
- * than it takes to make a record of the journal look like one that was never written: two in each of eight units.
+ * An input is changes of 4 bytes: {where (3), the bits that change (1)}, over the files one after another. They are
+ * fewer than it takes to make a record of the journal look like one that was never written: two in each of eight units.
  */
 #include <stdio.h>
 #include <stdlib.h>
