@@ -124,27 +124,19 @@ static enum status row_read(struct ks_txn *t, struct kv_slice place, struct kv_s
 
 /* ---- the open ones ---------------------------------------------------------------------------------- */
 
-static struct row_slot *slot_at(struct ks *ks, uint32_t pool, uint64_t offset)
-{
-	struct row_cache *cache = ks->rows;
-
-	for (int i = 0; i < cache->count; i++)
-		if (cache->places[i].from == offset && cache->places[i].pool == pool &&
-		    cache->places[i].use > 0)
-			return &cache->slots[i];
-	return NULL;
-}
-
-/* The open row that pos lies in. */
+/* The open row that pos lies in: mostly the one found last. */
 static struct row_slot *slot_around(struct ks *ks, uint32_t pool, uint64_t pos)
 {
 	struct row_cache *cache = ks->rows;
 
-	for (int i = 0; i < cache->count; i++) {
-		struct row_place *place = &cache->places[i];
+	for (int n = -1; n < cache->count; n++) {
+		int i = n < 0 ? cache->found : n;
+		const struct row_place *place = &cache->places[i];
 
-		if (place->from <= pos && pos < place->to && place->pool == pool && place->use > 0)
+		if (place->from <= pos && pos < place->to && place->pool == pool && place->use > 0) {
+			cache->found = i;
 			return &cache->slots[i];
+		}
 	}
 	return NULL;
 }
@@ -152,6 +144,13 @@ static struct row_slot *slot_around(struct ks *ks, uint32_t pool, uint64_t pos)
 static struct row_place *place_of(struct ks *ks, const struct row_slot *slot)
 {
 	return &ks->rows->places[slot - ks->rows->slots];
+}
+
+static struct row_slot *slot_at(struct ks *ks, uint32_t pool, uint64_t offset)
+{
+	struct row_slot *slot = slot_around(ks, pool, offset);
+
+	return slot != NULL && place_of(ks, slot)->from == offset ? slot : NULL;
 }
 
 static void slot_used(struct ks *ks, struct row_slot *slot)
@@ -162,7 +161,7 @@ static void slot_used(struct ks *ks, struct row_slot *slot)
 static void slot_set(struct ks *ks, struct row_slot *slot, uint32_t pool, const struct row *r)
 {
 	slot->row = *r;
-	*place_of(ks, slot) = (struct row_place){r->offset, row_end(r), ++ks->rows->clock, pool};
+	*place_of(ks, slot) = (struct row_place){r->offset, row_end(r), ++ks->rows->clock, pool, false};
 }
 
 /* Into the database, without a note for undoing: it is what earlier works made of it, or is undone by row. */
@@ -183,9 +182,9 @@ static enum status slot_flush(struct ks_txn *t, struct row_slot *slot)
 {
 	struct row_place *place = place_of(t->ks, slot);
 
-	if (place->use == 0 || !slot->dirty)
+	if (place->use == 0 || !place->dirty)
 		return ST_OK;
-	slot->dirty = false;
+	place->dirty = false;
 	return row_store(t, place->pool, &slot->row);
 }
 
@@ -200,7 +199,7 @@ enum status rows_flush(struct ks_txn *t)
 void rows_init(struct ks *ks)
 {
 	ks->rows = xcalloc(1, sizeof *ks->rows);
-	ks->rows->count = ks->options.hot_chunks < ROWS_HOT ? (int)ks->options.hot_chunks : ROWS_HOT;
+	ks->rows->count = ks->options.hot_chunks < CHUNKS_HOT ? (int)ks->options.hot_chunks : ROWS_HOT;
 }
 
 void rows_drop_all(struct ks *ks)
@@ -243,7 +242,6 @@ static enum status slot_for(struct ks_txn *t, struct row_slot **slot)
 			best = i;
 	*slot = &cache->slots[best];
 	s = slot_flush(t, *slot);
-	(*slot)->dirty = false;
 	(*slot)->stamp = 0;
 	return s;
 }
@@ -255,7 +253,7 @@ enum status row_restore(struct ks_txn *t, uint32_t pool, const struct row *r)
 	if (slot == NULL)
 		return row_store(t, pool, r);
 	slot_set(t->ks, slot, pool, r);
-	slot->dirty = true;
+	place_of(t->ks, slot)->dirty = true;
 	return ST_OK;
 }
 
@@ -273,7 +271,7 @@ enum status row_put(struct ks_txn *t, struct pool *p, const struct row *r)
 		slot->stamp = t->stamp;
 	}
 	slot_set(t->ks, slot, p->number, r);
-	slot->dirty = true;
+	place_of(t->ks, slot)->dirty = true;
 	t->wrote = true;
 	return ST_OK;
 }

@@ -7,7 +7,7 @@
 enum {
 	ROW_KEYS_MAX = 2048,
 	ROW_WORDS = ROW_KEYS_MAX / 64,
-	ROWS_HOT = 64,
+	ROWS_HOT = 256,
 	EXPIRY_SHIFT = 30,
 	EXPIRY_LEN = 8 + PLACE_LEN
 };
@@ -22,7 +22,6 @@ struct row {
 };
 
 struct row_slot {
-	bool dirty;     /* differs from the database */
 	uint64_t stamp; /* of the last work that changed it */
 	struct row row;
 };
@@ -32,12 +31,14 @@ struct row_place {
 	uint64_t from, to; /* bytes of the pool */
 	uint64_t use;      /* the greater, the later it was used; 0: the slot is free */
 	uint32_t pool;     /* its number */
+	bool dirty;        /* the row differs from the database */
 };
 
 struct row_cache {
 	struct row_place places[ROWS_HOT];
 	struct row_slot slots[ROWS_HOT];
 	int count; /* of them in use: all, but in tests */
+	int found; /* the last one that was looked for and there */
 	uint64_t clock;
 };
 

@@ -110,11 +110,20 @@ static void fetch_over(struct fetch *f)
 
 static void group_done(enum status s, void *arg);
 
+/* One behind the other in the pools, so that what the store opens for a key serves its neighbours, too. */
+static int in_order(const struct fetch *a, const struct fetch *b)
+{
+	int by_pool = memcmp(&a->pool, &b->pool, sizeof a->pool);
+
+	return by_pool != 0 ? by_pool : (a->offsets[0] > b->offsets[0]) - (a->offsets[0] < b->offsets[0]);
+}
+
 static void group_submit(struct km *km, struct fetch *first)
 {
 	struct group *g = xcalloc(1, sizeof *g);
 	size_t len = 0;
 
+	LL_SORT(first, in_order);
 	g->km = km;
 	g->first = first;
 	for (struct fetch *f = first; f != NULL; f = f->next)
