@@ -76,6 +76,7 @@ static void forget(struct ks *ks, struct chunk *c)
 	HASH_DELETE(hh, ks->cache.by_key, c);
 	DL_DELETE(ks->cache.by_use, c);
 	ks->cache.count--;
+	ks->cache.dirty -= c->dirty;
 }
 
 void chunk_drop(struct ks *ks, struct chunk *c)
@@ -140,14 +141,16 @@ static enum status flush(struct ks_txn *t, struct chunk *c)
 	wipe_absent(c);
 	c->stored = present > 0;
 	c->dirty = false;
+	ks->cache.dirty--;
 	return ST_OK;
 }
 
+/* Most of the open ones are as they were; those that are not were used last. */
 enum status chunks_flush(struct ks_txn *t)
 {
-	struct chunk *c;
+	struct chunk *c = t->ks->cache.by_use;
 
-	DL_FOREACH (t->ks->cache.by_use, c)
+	for (; t->ks->cache.dirty > 0; c = c->next)
 		if (c->dirty && flush(t, c) != ST_OK)
 			return ST_STORAGE;
 	return ST_OK;
@@ -289,6 +292,7 @@ void chunk_touch(struct ks_txn *t, struct chunk *c)
 		undo_chunk(t, c);
 		c->stamp = t->stamp;
 	}
+	t->ks->cache.dirty += !c->dirty;
 	c->dirty = true;
 }
 

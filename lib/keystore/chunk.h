@@ -38,7 +38,7 @@ struct chunk {
 
 struct chunk_cache {
 	struct chunk *by_key, *by_use; /* the last used first */
-	unsigned count;
+	unsigned count, dirty;
 	struct chunk_key peeked; /* last */
 	struct secret scratch;
 };
