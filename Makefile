@@ -157,7 +157,7 @@ programs: $(PROGRAMS:%=$(BUILD)/bin/%) $(BUILD)/libinternal.a $(LIBQKDN_SHARED) 
 # ---- tests ------------------------------------------------------------------------------------
 # Units: tests/unit/test_NAME.c, one cmocka program each.
 UNITS := base confine daemon otp quantum_model
-UNITS += route controller controller_central controller_wire
+UNITS += route controller controller_central controller_wire flood
 UNITS += conf
 UNITS += ladder
 UNITS += client
@@ -181,10 +181,10 @@ $(BUILD)/tests/unit/test_client: $(addprefix $(BUILD)/tests/lib/,fake_ksa.o test
 $(BUILD)/tests/unit/test_ladder: $(LADDER:%=$(BUILD)/tools/ctl/%.o)
 
 # What a test needs besides the libraries.
-$(patsubst %,$(BUILD)/tests/unit/test_%,controller controller_central): $(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
+$(patsubst %,$(BUILD)/tests/unit/test_%,controller controller_central flood): $(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/unit/test_controller_wire: $(BUILD)/tests/lib/test_pki.o \
 	$(patsubst %,$(BUILD)/server/controller/%.o,$(CONTROLLER_CORE) $(CONTROLLER_WIRE))
-$(patsubst %,$(BUILD)/tests/unit/test_%.o,controller controller_central controller_wire): \
+$(patsubst %,$(BUILD)/tests/unit/test_%.o,controller controller_central controller_wire flood): \
 	CPPFLAGS += -Iserver/controller -Itests/lib
 # igraph is the independent implementation that routes are compared with.
 $(BUILD)/tests/unit/test_route $(BUILD)/bench/bench_route: TEST_LIBS := $(shell $(PKG_CONFIG) --libs igraph)

@@ -250,6 +250,45 @@ static void an_older_copy_of_a_store(void **state)
 	}
 }
 
+static void by_relay_alone(struct sim_options *o)
+{
+	o->limits.relay_to_neighbours = true;
+	o->request_interval = 0;
+}
+
+static void ask_three_times(struct sim *s)
+{
+	for (int i = 0; i < 3; i++) {
+		sim_request(s, 0, 1, 40, 2048, NS_PER_S, NULL);
+		sim_request(s, 0, 2, 40, 2048, NS_PER_S, NULL);
+		sim_run(s, 3 * NS_PER_S);
+	}
+}
+
+/* The same where relays are all that it forgot: no block was settled meanwhile, no key allocated. */
+static void an_older_copy_that_forgot_relays(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, by_relay_alone);
+	struct sim_stats before, after;
+	struct kv *copy;
+
+	(void)state;
+	sim_link_down(s, 0, true);
+	sim_run(s, 5 * NS_PER_S);
+	copy = sim_store_copy(sim_node(s, 0));
+	sim_stats(s, &before);
+	ask_three_times(s);
+	sim_stats(s, &after);
+	assert_true(after.relays > before.relays);
+	sim_store_put_back(sim_node(s, 0), copy);
+	sim_run(s, 5 * NS_PER_S);
+	ask_three_times(s);
+	sim_stats(s, &after);
+	assert_true(after.answered[ST_LINK_DOWN] > 0);
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -264,6 +303,7 @@ int main(void)
 		cmocka_unit_test(transactions_that_fail),
 		cmocka_unit_test(a_store_that_takes_nothing_any_more),
 		cmocka_unit_test(an_older_copy_of_a_store),
+		cmocka_unit_test(an_older_copy_that_forgot_relays),
 	};
 
 	log_open("test_store_scenarios", LOG_LEVEL_FATAL);
