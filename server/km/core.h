@@ -373,6 +373,7 @@ struct transit_plan {
 	const struct km_pad *pads;
 	uint64_t unused_below;
 	const struct km_relay *message; /* FROM_RELAY */
+	void (*drop)(void *arg); /* frees done's arg where the KM ends before; NULL: it is another's */
 };
 
 /* How it ended. */

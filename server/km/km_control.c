@@ -310,7 +310,8 @@ void handle_ck_relay(struct km *km, const char *from, const void *message, km_re
 		                     .route = m->route,
 		                     .in = in,
 		                     .pad_count = 1,
-		                     .pads = &pad };
+		                     .pads = &pad,
+		                     .drop = free };
 	struct ordered *o;
 
 	if (km->control.name == NULL || strcmp(from, km->control.name) != 0) {

@@ -124,11 +124,18 @@ struct arrival {
 	void *arg;
 };
 
+static void arrival_free(void *arrival)
+{
+	struct arrival *a = arrival;
+
+	free(a->m);
+	free(a);
+}
+
 static void arrival_answer(struct arrival *a, const struct km_relay_answer *answer)
 {
 	a->reply(&answer->answer, a->arg);
-	free(a->m);
-	free(a);
+	arrival_free(a);
 }
 
 static void refuse_at(struct arrival *a, enum status s, const char *text, const struct km_hop *failed)
@@ -251,7 +258,8 @@ static void pass_on(struct arrival *a, struct link *in)
 		                     .route = m->route,
 		                     .hops_left = m->hops_left,
 		                     .in = in,
-		                     .message = m };
+		                     .message = m,
+		                     .drop = arrival_free };
 
 	transit_new(a->km, &plan, forwarded, a);
 }

@@ -24,6 +24,7 @@ struct transit {
 	struct km *km;
 	struct transit *prev, *next; /* in km->transits */
 	transit_done done;
+	void (*drop)(void *arg);
 	void *arg;
 	bool forgotten, restore_route, left;
 	bool remembered;    /* the way it takes now was given before the controller was away */
@@ -283,8 +284,11 @@ static void transit_free(struct transit *t)
 
 void transits_free(struct km *km)
 {
-	while (km->transits != NULL)
+	while (km->transits != NULL) {
+		if (km->transits->drop != NULL)
+			km->transits->drop(km->transits->arg);
 		transit_free(km->transits);
+	}
 }
 
 static void finish(struct transit *t, enum status s, bool certain, const char *text)
@@ -583,6 +587,7 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 
 	t->km = km;
 	t->done = done;
+	t->drop = plan->drop;
 	t->arg = arg;
 	t->trace = plan->trace;
 	t->relay = plan->relay;

@@ -131,6 +131,7 @@ void sim_free(struct sim *s)
 	s->settling = true;
 	for (unsigned i = 0; i < s->options.nodes; i++)
 		sim_kill(&s->nodes[i]);
+	sim_kill_controller(s, SIM_ALL);
 	sim_run(s, 60 * NS_PER_S); /* what is under way frees itself */
 	for (unsigned i = 0; i < s->options.nodes; i++)
 		node_free(&s->nodes[i]);
