@@ -224,11 +224,16 @@ void handle_ck_reservation(struct km *km, const char *from, const void *message,
 		return;
 	}
 	source.link = link_to_peer(km, r->nodes[1]);
+	if (source.link == NULL) {
+		km_refuse(reply, arg, ST_BAD_REQUEST, "reserving keys at %s: it has no link to %s, the second node of the route",
+		          km->name, r->nodes[1]);
+		return;
+	}
 	p = ksa_pool_to(km, r->nodes[r->count - 1]);
 	if (!p->open)
 		ksa_pool_make(p);
-	if (source.link == NULL || !source.link->open || !p->open) {
-		km_refuse(reply, arg, source.link == NULL || !source.link->open ? ST_LINK_DOWN : ST_BUSY,
+	if (!source.link->open || !p->open) {
+		km_refuse(reply, arg, !source.link->open ? ST_LINK_DOWN : ST_BUSY,
 		          "reserving keys at %s: the link to %s or the KSA pool to %s is not open", km->name, r->nodes[1],
 		          p->destination);
 		return;

@@ -528,6 +528,26 @@ static void other_bytes_are_handed_on(void **state)
 	end(s);
 }
 
+static void note_answer(const struct km_answer *answer, void *arg)
+{
+	*(struct err *)arg = answer->err;
+}
+
+/* It will not be one later either. */
+static void a_reservation_over_no_neighbour(void **state)
+{
+	struct sim *s = network(4, SIM_LINE, SIM_CENTRALIZED, NULL);
+	static const char *const nodes[] = { "km000", "km002", "km003" };
+	struct km_ck_reservation m = { .relay = { { 1 } }, .route = { 3, nodes }, .len = 4096, .expires = UINT64_MAX };
+	struct err e = { ST_OK, "" };
+
+	(void)state;
+	km_receive(sim_core(sim_node(s, 0)), KM_CK_RESERVATION, "controller", &m, note_answer, &e);
+	assert_int_equal(e.status, ST_BAD_REQUEST);
+	assert_non_null(strstr(e.text, "it has no link to km002"));
+	end(s);
+}
+
 #define EACH_FAULT(i) { procedures[i].name, each_message_each_fault, NULL, NULL, (void *)&procedures[i] }
 
 int main(void)
@@ -546,6 +566,7 @@ int main(void)
 		cmocka_unit_test(only_its_source_speaks_of_a_pool),
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
 		cmocka_unit_test(other_bytes_are_handed_on),
+		cmocka_unit_test(a_reservation_over_no_neighbour),
 	};
 
 	log_open("test_message_scenarios", LOG_LEVEL_FATAL);
