@@ -49,7 +49,8 @@ uint64_t uses_unused_below(const struct uses *u);
 bool uses_to_be_told(const struct uses *u);
 void uses_told(struct uses *u, uint64_t unused_below); /* the destination has taken that message */
 
-/* ---- a QKD link: km_link.c (opening, the peer), km_ingest.c (Kq), km_sync.c (Kx-1 synchronization) ---- */
+/* ---- a QKD link: km_make.c (its pools), km_link.c (opening, the peer), km_ingest.c (Kq), km_sync.c (Kx-1
+ * synchronization) ---- */
 
 /* What a work needs to know of a link. Does not change once the link has an ID. */
 struct link_view {
@@ -96,6 +97,7 @@ struct link {
 
 	bool making; /* the pools are being made */
 	bool open;   /* agreed with the peer on the standing connection */
+	bool begun;  /* the ends have agreed about a block; until then the first may lie higher */
 
 	uint64_t next_sequence;            /* every lower block is settled */
 	uint64_t seen;                     /* highest sequence stored, + 1 */
@@ -173,6 +175,13 @@ void link_mark(struct link *l, uint64_t sequence, bool stored);
 /* Blocks below next are settled; forgets their marks. */
 void link_settled(struct link *l, uint64_t next);
 
+static const uint64_t FIRST_SEQUENCE_MOST = UINT64_C(1) << 32;
+
+/* While the ends have not agreed about any block: *to is the first now; what is stored below is void. Nothing is
+ * changed where that is not so, or it does not begin at from any more. *to becomes where it begins. Runs in a work. */
+MUST_CHECK enum status link_skip(struct ks_txn *t, const struct link_view *v, uint64_t from, uint64_t *to);
+void link_begin_at(struct link *l, uint64_t sequence); /* what such a work means in memory */
+
 /* Complains, bounded. */
 void link_complain(struct link *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
@@ -180,7 +189,7 @@ void link_complain(struct link *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
 struct link_note {
 	uint32_t version; /* LINK_NOTE_VERSION */
 	uint32_t block_size;
-	struct id id;
+	struct id id; /* zero: forgotten; it may be made anew, and begin at next_sequence */
 	uint64_t next_sequence;
 	uint64_t last_first; /* follower: the last window it settled, to answer a lost answer again */
 	uint32_t last_count;
@@ -493,6 +502,7 @@ MUST_CHECK enum status ksa_range_settle(struct ks_txn *t, const struct id *pool,
 /* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
 MUST_CHECK enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used);
 MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
+MUST_CHECK enum status used_forget(struct ks_txn *t, const struct id *pool);
 
 /* ---- the whole ---------------------------------------------------------------------------------------- */
 
@@ -555,7 +565,22 @@ km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
 km_handler handle_mk_status, handle_mk_pools, handle_mk_modules, handle_mk_relays, handle_mk_change_master_key;
 km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
 
-/* Load what the store remembers; run in the works of km.c's start. */
-void link_load(struct ks_txn *t, struct link_view *v, struct link_note *note, uint8_t *stored, uint64_t *seen);
+/* km_make.c: makes the link's pools under that ID; then, with ST_OK, the link has it. */
+void link_make(struct link *l, const struct id *id, void (*then)(struct link *l, enum status s, void *arg), void *arg);
+
+/* What the start of a KM finds of a link (km_make.c). */
+struct link_loaded {
+	struct link *l;
+	struct link_view view;
+	struct secret found; /* in the file of the initial secret; empty: none */
+	bool secret_is_spent; /* a link was made of it before */
+	bool forgotten;       /* by this very load, since found is a fresh secret; voided: bytes of it */
+	struct link_note note;
+	uint8_t stored[BLOCKS_AHEAD / 8];
+	uint64_t seen, stock[2], head_out, voided;
+};
+void link_look_for_secret(struct link *l, struct secret *found);
+MUST_CHECK enum status link_load(struct ks_txn *t, struct link_loaded *l); /* runs in a work; again after a failure */
+void link_take_over(struct link *l, const struct link_loaded *loaded);
 
 #endif

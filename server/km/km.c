@@ -281,19 +281,11 @@ struct loaded_fill {
 	struct loaded_fill *next;
 };
 
-struct loaded_link {
-	struct link *l;
-	struct link_view view;
-	struct link_note note;
-	uint8_t stored[BLOCKS_AHEAD / 8];
-	uint64_t seen, stock[2], head_out;
-};
-
 struct load {
 	struct km *km;
 	struct loaded_pool *pools;
 	struct loaded_fill *fills; /* in the order of pools and offsets */
-	struct loaded_link *links;
+	struct link_loaded *links;
 	size_t link_count;
 };
 
@@ -337,22 +329,15 @@ static bool load_fill(const void *key, size_t key_len, const void *value, size_t
 static enum status load_work(struct ks_txn *t, void *arg)
 {
 	struct load *load = arg;
-	struct ks_pool pool;
+	enum status s = ST_OK;
 
 	load_clear(load);
+	for (size_t i = 0; i < load->link_count && s == ST_OK; i++)
+		s = link_load(t, &load->links[i]);
+	if (s != ST_OK)
+		return s;
 	ks_pool_each(t, load_pool, load);
 	ks_note_each(t, "fill/", 5, load_fill, load);
-	for (size_t i = 0; i < load->link_count; i++) {
-		struct loaded_link *l = &load->links[i];
-
-		link_load(t, &l->view, &l->note, l->stored, &l->seen);
-		for (int k = 0; k < 2; k++)
-			if (ks_pool_get(t, &l->view.pools[KM_KEYS_OUT + k], &pool) == ST_OK) {
-				l->stock[k] = pool.stock + pool.unready;
-				if (k == (l->view.leader ? 0 : 1))
-					l->head_out = pool.head;
-			}
-	}
 	return ST_OK;
 }
 
@@ -382,27 +367,6 @@ static void take_over_fill(struct km *km, const struct loaded_fill *loaded)
 			fill_resume(p, &loaded->note);
 }
 
-static void take_over_link(const struct loaded_link *loaded)
-{
-	struct link *l = loaded->l;
-
-	if (id_is_zero(&loaded->view.id))
-		return;
-	if (loaded->note.block_size != l->view.block_size) {
-		log_error("link %s: made with a block_size of %u bytes, configured with %u: put the old value back",
-		          l->view.name, loaded->note.block_size, l->view.block_size);
-		return;
-	}
-	l->view = loaded->view;
-	l->next_sequence = loaded->note.next_sequence;
-	l->seen = loaded->seen;
-	memcpy(l->stored, loaded->stored, sizeof l->stored);
-	memcpy(l->stock, loaded->stock, sizeof l->stock);
-	uses_lost(&l->uses, loaded->head_out); /* what was on its way, but for the fills that are taken up again */
-	if (unlink(l->initial_secret) == 0) /* a kill came between its commit and its removal */
-		log_info("link %s: its initial secret is in the store; the file is removed", l->view.name);
-}
-
 static void load_done(enum status s, void *arg)
 {
 	struct load *load = arg;
@@ -416,8 +380,10 @@ static void load_done(enum status s, void *arg)
 		take_over_pool(km, p);
 	LL_FOREACH (load->fills, f)
 		take_over_fill(km, f);
-	for (size_t i = 0; i < load->link_count; i++)
-		take_over_link(&load->links[i]);
+	for (size_t i = 0; i < load->link_count; i++) {
+		link_take_over(load->links[i].l, &load->links[i]);
+		secret_free(&load->links[i].found);
+	}
 	load_clear(load);
 	free(load->links);
 	free(load);
@@ -440,6 +406,7 @@ static void load(struct km *km)
 	for (struct link *l = km->links; l != NULL; l = l->hh.next, i++) {
 		work->links[i].l = l;
 		work->links[i].view = l->view;
+		link_look_for_secret(l, &work->links[i].found);
 	}
 	ks_submit(km->ks, load_work, load_done, work);
 }

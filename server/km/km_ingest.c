@@ -44,6 +44,7 @@ struct ingest {
 	uint32_t count;
 	uint64_t sequences[KM_BLOCKS_MAX];
 	enum status results[KM_BLOCKS_MAX];
+	uint64_t from, first; /* where the link begins is put up from the one to the other, if it is not open any more */
 	uint64_t stock[2];
 	struct secret bytes; /* the blocks, one behind another */
 	void (*then)(struct link *l, enum status s, struct ingest *i);
@@ -71,8 +72,10 @@ static enum status ingest_work(struct ks_txn *t, void *arg)
 {
 	struct ingest *i = arg;
 	struct ks_pool pool;
-	enum status s;
+	enum status s = i->first > i->from ? link_skip(t, &i->view, i->from, &i->first) : ST_OK;
 
+	if (s != ST_OK)
+		return s;
 	for (uint32_t b = 0; b < i->count; b++) {
 		i->results[b] = store_block(t, &i->view, i->sequences[b], i->bytes.bytes + b * i->view.block_size);
 		if (i->results[b] == ST_STORAGE || i->results[b] == ST_INTERNAL)
@@ -92,6 +95,8 @@ static void ingest_done(enum status s, void *arg)
 	struct link *l = i->l;
 
 	secret_free(&i->bytes);
+	if (s == ST_OK && !l->begun)
+		link_begin_at(l, i->first);
 	for (uint32_t b = 0; s == ST_OK && b < i->count; b++) {
 		uint64_t sequence = i->sequences[b];
 
@@ -112,6 +117,15 @@ static void ingest_done(enum status s, void *arg)
 		link_sync_soon(l, 0);
 }
 
+/* Where the link begins, or would with these blocks: a QKD module has counted on while the link was made anew. */
+static uint64_t first_with(const struct link *l, const struct km_block *blocks, uint32_t count)
+{
+	if (!l->begun && l->seen == l->next_sequence && count > 0 && blocks[0].sequence <= FIRST_SEQUENCE_MOST &&
+	    blocks[0].sequence >= l->next_sequence + BLOCKS_AHEAD)
+		return blocks[0].sequence;
+	return l->next_sequence;
+}
+
 /* Why the blocks cannot be taken; NULL if they can. */
 static const char *unfit(const struct link *l, const struct km_block *blocks, uint32_t count)
 {
@@ -120,7 +134,7 @@ static const char *unfit(const struct link *l, const struct km_block *blocks, ui
 	for (uint32_t b = 0; b < count; b++) {
 		if (blocks[b].len != l->view.block_size)
 			return "a block is not of the link's block_size: configure both alike";
-		if (blocks[b].sequence >= l->next_sequence + BLOCKS_AHEAD)
+		if (blocks[b].sequence >= first_with(l, blocks, count) + BLOCKS_AHEAD)
 			return "a block is too far ahead: synchronize (Kq-1 sync) first";
 	}
 	return NULL;
@@ -145,6 +159,8 @@ static void ingest(struct link *l, const struct km_block *blocks, uint32_t count
 	i->then = then;
 	i->reply = reply;
 	i->arg = arg;
+	i->from = l->next_sequence;
+	i->first = first_with(l, blocks, count);
 	secret_alloc(&i->bytes, (size_t)count * l->view.block_size);
 	for (uint32_t b = 0; b < count; b++) {
 		i->sequences[b] = blocks[b].sequence;

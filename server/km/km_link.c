@@ -1,22 +1,19 @@
 /*
- * km_link.c - a QKD link between this KM and a neighbour: its four pools, how they are made from the
- * initial secret, and how the two ends agree where they stand (Kx-1).
+ * km_link.c - a QKD link between this KM and a neighbour: its four pools, and how the two ends agree where
+ * they stand (Kx-1).
  *
  * The KM with the lower name leads. A block of block_size bytes is cut alike at both ends: AUTH_SHARE
  * bytes for each direction's authentication pool, and half of the rest for each direction's key pool.
  * Where a block lies in the pools follows from its sequence number alone.
  *
- * The initial secret is two halves, the beginning of the two authentication pools. It may never be
- * read in twice, since its bytes would be used twice: the file is removed once it is in the store.
+ * Where the first block lies is open until the ends have agreed about one: QKD modules count on, whatever
+ * becomes of key managers. Both begin at the higher of what they know (link_begin_at).
  */
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "core.h"
-#include "file.h"
 
 size_t link_piece(const struct link_view *v, enum km_link_pool p)
 {
@@ -175,105 +172,46 @@ enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used)
 	return ks_note_put(t, key, used_key(key, pool), &used, sizeof used);
 }
 
-/* ---- making the pools ------------------------------------------------------------------------------ */
-
-/* The view of a link whose ID is known: the pools' IDs follow from it. */
-static void view_set_id(struct link_view *v, const struct id *id)
+enum status used_forget(struct ks_txn *t, const struct id *pool)
 {
-	v->id = *id;
-	for (unsigned p = 0; p < KM_LINK_POOLS; p++)
-		id_derive(&v->pools[p], "qkdn link pool", id, p);
+	char key[KS_NOTE_KEY_MAX];
+
+	return ks_note_delete(t, key, used_key(key, pool));
 }
 
-struct make {
-	struct link *l;
-	struct link_view view;
-	km_name source[KM_LINK_POOLS], destination[KM_LINK_POOLS];
-	struct secret initial;
-	void (*then)(struct link *l, enum status s, void *arg);
-	void *arg;
-};
+/* ---- where it begins --------------------------------------------------------------------------------- */
 
-static enum status make_work(struct ks_txn *t, void *arg)
+enum status link_skip(struct ks_txn *t, const struct link_view *v, uint64_t from, uint64_t *to)
 {
-	struct make *m = arg;
-	struct link_note note = { .version = LINK_NOTE_VERSION, .block_size = m->view.block_size };
-	const size_t half = INITIAL_SECRET_LEN / 2;
-	enum status s;
+	struct link_note note;
+	struct ks_pool pool;
+	enum status s = link_note_get(t, v->name, &note);
 
-	for (int p = 0; p < KM_LINK_POOLS; p++) {
-		struct ks_pool_desc d = { .id = m->view.pools[p] };
-
-		d.kind = p == KM_AUTH_OUT || p == KM_AUTH_IN ? KS_POOL_AUTH : KS_POOL_LINK;
-		strcpy(d.source, m->source[p]);
-		strcpy(d.destination, m->destination[p]);
-		strcpy(d.link, m->view.name);
-		if ((s = ks_pool_create(t, &d)) != ST_OK)
-			return s;
+	if (s == ST_OK && (note.last_count > 0 || note.next_sequence != from || *to <= from)) {
+		*to = note.next_sequence;
+		return ST_OK;
 	}
-	for (int i = 0; i < 2; i++) {
-		const struct id *pool = &m->view.pools[KM_AUTH_OUT + i];
+	if (s == ST_OK && *to > FIRST_SEQUENCE_MOST)
+		s = ST_BAD_REQUEST;
+	for (int p = 0; p < KM_LINK_POOLS && s == ST_OK; p++) {
+		uint64_t first = link_offset(v, p, from), end = link_offset(v, p, *to);
 
-		if ((s = ks_append(t, pool, 0, m->initial.bytes + i * half, half)) != ST_OK)
-			return s;
-		if ((s = ks_settle(t, pool, half)) != ST_OK)
-			return s;
+		s = ks_pool_get(t, &v->pools[p], &pool);
+		if (s == ST_OK && pool.tail > first)
+			s = ks_void(t, &v->pools[p], first, (pool.tail < end ? pool.tail : end) - first, NULL);
+		if (s == ST_OK)
+			s = ks_settle(t, &v->pools[p], end);
 	}
-	note.id = m->view.id;
-	return link_note_put(t, m->view.name, &note);
+	note.next_sequence = *to;
+	return s == ST_OK ? link_note_put(t, v->name, &note) : s;
 }
 
-static void make_done(enum status s, void *arg)
+void link_begin_at(struct link *l, uint64_t sequence)
 {
-	struct make *m = arg;
-	struct link *l = m->l;
-
-	l->making = false;
-	if (s == ST_OK) {
-		l->view = m->view;
-		if (unlink(l->initial_secret) != 0)
-			log_error("link %s: the initial secret %s is in the store now and must not be used again, but "
-			          "could not be removed (%s): remove it",
-			          l->view.name, l->initial_secret, strerror(errno));
-	} else {
-		log_error("link %s: making its pools failed: %s", l->view.name, status_name(s));
-	}
-	secret_free(&m->initial);
-	m->then(l, s, m->arg);
-	free(m);
-}
-
-/* Makes the link's pools under that ID; then, with ST_OK, the link has it. */
-static void link_make(struct link *l, const struct id *id, void (*then)(struct link *, enum status, void *),
-                      void *arg)
-{
-	struct make *m = xcalloc(1, sizeof *m);
-	struct err e = { ST_OK, "" };
-	enum status s = file_read_secret(l->initial_secret, INITIAL_SECRET_LEN, &m->initial, &e);
-
-	if (s == ST_OK && m->initial.len != INITIAL_SECRET_LEN)
-		s = err_set(&e, ST_CONFIGURATION, "%s: an initial secret has %d bytes: make one with qkdn-pki secret",
-		            l->initial_secret, INITIAL_SECRET_LEN);
-	if (s != ST_OK) {
-		link_complain(l, "it has never been opened and its initial secret cannot be read: %s", e.text);
-		secret_free(&m->initial);
-		free(m);
-		then(l, s, arg);
+	if (sequence <= l->next_sequence)
 		return;
-	}
-	m->l = l;
-	m->view = l->view;
-	m->then = then;
-	m->arg = arg;
-	view_set_id(&m->view, id);
-	for (int p = 0; p < KM_LINK_POOLS; p++) {
-		bool out = p == KM_KEYS_OUT || p == KM_AUTH_OUT, mine = out == l->view.leader;
-
-		strcpy(m->source[p], mine ? l->km->name : l->peer);
-		strcpy(m->destination[p], mine ? l->peer : l->km->name);
-	}
-	l->making = true;
-	ks_submit(l->km->ks, make_work, make_done, m);
+	link_settled(l, sequence);
+	l->measured.sequence = sequence; /* what was skipped was not generated */
 }
 
 /* ---- what one end remembers ---------------------------------------------------------------------------- */
@@ -282,10 +220,36 @@ struct recall {
 	struct link *l;
 	struct link_view view;
 	struct km_link_state state;
-	struct km_link_open open; /* follower: the leader's message, its names cut off */
-	km_reply reply;
+	struct km_link_state follower; /* leader: what it answered */
+	struct km_link_open open;      /* follower: the leader's message, its names cut off */
+	uint64_t begin;
+	km_reply reply; /* of the follower */
 	void *arg;
 };
+
+/* Whether that end knows of no block that was agreed about: the follower signs each verdict, the leader takes it. */
+static bool has_not_begun(const struct km_link_state *s)
+{
+	return s->used[KM_AUTH_IN] == 0;
+}
+
+static bool is_unused(const struct km_link_state *s)
+{
+	for (int p = 0; p < KM_LINK_POOLS; p++)
+		if (s->used[p] > 0)
+			return false;
+	return true;
+}
+
+/* Neither knows of any: they begin where the other does, if that is higher. */
+static enum status begin_work(struct ks_txn *t, struct recall *r, const struct km_link_state *other)
+{
+	r->begin = r->state.next_sequence;
+	if (!has_not_begun(&r->state) || !has_not_begun(other) || other->next_sequence <= r->begin)
+		return ST_OK;
+	r->begin = other->next_sequence;
+	return link_skip(t, &r->view, r->state.next_sequence, &r->begin);
+}
 
 /* Whether this end chooses the ranges of pool p. */
 static bool is_source(const struct link_view *v, int p)
@@ -309,6 +273,10 @@ static enum status recall_work(struct ks_txn *t, void *arg)
 			s = used_get(t, &r->view.pools[p], &r->state.used[p]);
 		}
 	}
+	if (s != ST_OK || r->reply == NULL)
+		return s;
+	s = begin_work(t, r, &r->open.leader);
+	r->state.next_sequence = r->begin;
 	return s;
 }
 
@@ -319,11 +287,12 @@ static enum status states_agree(const struct link *l, const struct km_link_state
 {
 	const struct km_link_state *leader = l->view.leader ? mine : theirs;
 	const struct km_link_state *follower = l->view.leader ? theirs : mine;
+	bool begun = !has_not_begun(mine) || !has_not_begun(theirs);
 	const char *old = NULL;
 
-	if (follower->next_sequence < leader->next_sequence)
+	if (begun && follower->next_sequence < leader->next_sequence)
 		old = l->view.leader ? l->peer : l->km->name;
-	if (follower->next_sequence > leader->next_sequence + KM_WINDOW_MAX)
+	if (begun && follower->next_sequence > leader->next_sequence + KM_WINDOW_MAX)
 		old = l->view.leader ? l->km->name : l->peer;
 	for (int p = 0; p < KM_LINK_POOLS; p++) {
 		bool source = is_source(&l->view, p);
@@ -337,11 +306,39 @@ static enum status states_agree(const struct link *l, const struct km_link_state
 		return ST_OK;
 	return err_set(e, ST_CONFLICT,
 	               "link %s: the key store of %s has forgotten keys that were used: an older copy of it was put "
-	               "back. Restore the newest one, or make the link anew at both ends with a fresh initial secret",
+	               "back. Restore the newest one, or make the link anew: give both ends a fresh initial secret and "
+	               "restart them",
 	               l->view.name, old);
 }
 
 /* ---- opening: the leader's side ------------------------------------------------------------------------- */
+
+static void leader_opened(enum status s, void *arg)
+{
+	struct recall *r = arg;
+	struct link *l = r->l;
+
+	if (s == ST_OK) {
+		link_begin_at(l, r->begin);
+		l->open = true;
+		l->syncing = false;
+		log_info("link %s: open with %s, at block %llu", l->view.name, l->peer,
+		         (unsigned long long)l->next_sequence);
+		link_sync_soon(l, 0);
+		control_report_links(l->km);
+		link_changed(l);
+	} else if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer)) {
+		link_sync_soon(l, NS_PER_S); /* which opens it where it is not open */
+	}
+	free(r);
+}
+
+static enum status leader_begin_work(struct ks_txn *t, void *arg)
+{
+	struct recall *r = arg;
+
+	return begin_work(t, r, &r->follower);
+}
 
 static void open_answered(enum status s, const void *answer, void *arg)
 {
@@ -357,18 +354,12 @@ static void open_answered(enum status s, const void *answer, void *arg)
 		log_error("%s", e.text);
 		s = e.status;
 	}
-	if (s == ST_OK) {
-		l->open = true;
-		l->syncing = false;
-		log_info("link %s: open with %s, at block %llu", l->view.name, l->peer,
-		         (unsigned long long)l->next_sequence);
-		link_sync_soon(l, 0);
-		control_report_links(l->km);
-		link_changed(l);
-	} else if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer)) {
-		link_sync_soon(l, NS_PER_S); /* which opens it where it is not open */
+	if (s != ST_OK) {
+		leader_opened(s, r);
+		return;
 	}
-	free(r);
+	r->follower = a->follower;
+	ks_submit(l->km->ks, leader_begin_work, leader_opened, r);
 }
 
 static void open_recalled(enum status s, void *arg)
@@ -398,6 +389,8 @@ static void leader_made(struct link *l, enum status s, void *arg)
 	(void)arg;
 	if (s == ST_OK)
 		link_peer_up(l, true);
+	else
+		link_sync_soon(l, 10 * NS_PER_S); /* which tries again: a secret may have been put there */
 }
 
 void link_peer_up(struct link *l, bool up)
@@ -434,6 +427,7 @@ static void follower_recalled(enum status s, void *arg)
 	else
 		s = states_agree(l, &r->state, &r->open.leader, &a.answer.err);
 	if (s == ST_OK) {
+		link_begin_at(l, r->begin);
 		l->open = true;
 		log_info("link %s: opened by %s, at block %llu", l->view.name, l->peer,
 		         (unsigned long long)l->next_sequence);
@@ -486,9 +480,16 @@ void handle_link_open(struct km *km, const char *from, const void *message, km_r
 	}
 	if (!id_is_zero(&l->view.id) && !id_equal(&l->view.id, &m->link_id)) {
 		km_refuse(reply, arg, ST_CONFLICT,
-		          "link %s: %s has made it anew, %s still has the old one: remove it there too "
-		          "and give both ends a fresh initial secret",
+		          "link %s: %s has made it anew, %s still has the old one: give it the same fresh initial secret, "
+		          "and restart it",
 		          m->link, from, km->name);
+		return;
+	}
+	if (id_is_zero(&l->view.id) && !is_unused(&m->leader)) {
+		km_refuse(reply, arg, ST_CONFLICT,
+		          "link %s: %s has lost its key store, or has forgotten the link, and %s still has it: give both "
+		          "the same fresh initial secret, and restart %s",
+		          m->link, km->name, from, from);
 		return;
 	}
 	r = xcalloc(1, sizeof *r);
@@ -500,30 +501,4 @@ void handle_link_open(struct km *km, const char *from, const void *message, km_r
 		link_make(l, &m->link_id, follower_made, r);
 	else
 		recall(r, follower_recalled);
-}
-
-/* ---- after a restart --------------------------------------------------------------------------------------- */
-
-void link_load(struct ks_txn *t, struct link_view *v, struct link_note *note, uint8_t *stored, uint64_t *seen)
-{
-	struct secret piece = { NULL, 0 };
-	struct ks_pool pool;
-
-	memset(stored, 0, BLOCKS_AHEAD / 8);
-	*seen = 0;
-	if (link_note_get(t, v->name, note) != ST_OK)
-		return;
-	view_set_id(v, &note->id);
-	*seen = note->next_sequence;
-	if (ks_pool_get(t, &v->pools[KM_AUTH_OUT], &pool) != ST_OK)
-		return;
-	for (uint64_t n = note->next_sequence; link_offset(v, KM_AUTH_OUT, n) < pool.tail; n++) {
-		unsigned bit = (unsigned)(n % BLOCKS_AHEAD);
-
-		if (ks_read(t, &v->pools[KM_AUTH_OUT], link_offset(v, KM_AUTH_OUT, n), AUTH_SHARE, &piece) != ST_OK)
-			continue;
-		secret_free(&piece);
-		stored[bit / 8] |= (uint8_t)(1u << bit % 8);
-		*seen = n + 1;
-	}
 }

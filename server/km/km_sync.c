@@ -102,6 +102,7 @@ static void apply(struct link *l, const struct km_link_sync_answer *a, const uin
 {
 	struct km_counters *c = &l->km->counters;
 
+	l->begun = true;
 	for (uint32_t i = 0; i < a->count; i++) {
 		if (a->settled[i])
 			c->blocks_agreed++;

@@ -261,7 +261,48 @@ class Crash(Case):
         self.assertTrue(eventually(lambda: ksa_pools("replaced") == [("alice", False), ("bob", False)]))
         self.assertEqual(ksa_pools("in use"), [("alice", False), ("bob", False)])
         self.assertIn("KSA pool to bob: it has none of its keys any more", self.lab.logs())
-        self.assertTrue(eventually(lambda: "no initial secret for it: give both ends a fresh one" in self.lab.logs()))
+        self.assertTrue(eventually(lambda: "bob has lost its key store, or has forgotten the link" in self.lab.logs()))
+
+    def secret_of(self, node):
+        return os.path.join(self.lab.folder, node, "alice-bob.secret")
+
+    def lose_store(self, node):
+        run("qkdn-lab", "stop", self.lab.folder, f"{node}/kmd")
+        store, master = self.store(node)
+        shutil.rmtree(store)
+        os.unlink(master + ".generation")
+        self.start(f"{node}/kmd")
+
+    def give_secret(self, path):
+        for node in "alice", "bob":
+            shutil.copy(path, self.secret_of(node))
+
+    def test_a_link_is_made_anew(self):
+        """... where the one or the other end has lost its store: both get a fresh secret, and the other end, which
+        remembers the old link, is restarted. The secret is gone then, and makes nothing when it is put back."""
+        self.up()
+        self.lab.stores_checked = False
+        for lost, kept in ("bob", "alice"), ("alice", "bob"):
+            with self.subTest(lost=lost):
+                self.keys_flow()
+                self.lose_store(lost)
+                fresh = self.path(f"{lost}.secret")
+                run("qkdn-pki", "secret", fresh)
+                self.give_secret(fresh)
+                self.assertTrue(eventually(lambda: f"{lost} has lost its key store" in self.lab.logs()
+                                           or f"{lost} has made it anew" in self.lab.logs()))
+                run("qkdn-lab", "stop", "--kill", self.lab.folder, f"{kept}/kmd")
+                self.start(f"{kept}/kmd")
+                self.keys_flow()
+                self.assertRegex(self.lab.logs(), r"it is made anew, with the fresh initial secret .*: \d+ bytes of the old")
+                self.give_secret(fresh)
+                for node in lost, kept:
+                    run("qkdn-lab", "stop", self.lab.folder, f"{node}/kmd")
+                    self.start(f"{node}/kmd")
+                self.keys_flow()
+                for node in lost, kept:
+                    self.assertFalse(os.path.exists(self.secret_of(node)), node)
+        self.assertEqual(self.lab.logs().count("it is made anew"), 2)
 
     def change_master_key(self, node, then=None):
         """The exit status of qkdnctl; then() is called while it runs."""

@@ -196,20 +196,27 @@ struct sim_link *sim_link_by_name(struct sim *s, const char *name)
 	return NULL;
 }
 
-static void write_secret(struct sim_link *l)
+static void write_secret(struct sim_link *l, const uint8_t bytes[SIM_SECRET_LEN])
 {
-	uint8_t bytes[4096];
-
-	env_random(l->sim->env, bytes, sizeof bytes);
 	for (int end = 0; end < 2; end++) {
 		char path[192];
 		FILE *file;
 
 		snprintf(path, sizeof path, "%s/%s.%d", l->sim->directory, l->name, end);
 		file = fopen(path, "w");
-		if (file == NULL || fwrite(bytes, sizeof bytes, 1, file) != 1 || chmod(path, 0600) != 0 || fclose(file) != 0)
+		if (file == NULL || fwrite(bytes, SIM_SECRET_LEN, 1, file) != 1 || chmod(path, 0600) != 0 || fclose(file) != 0)
 			abort();
 	}
+}
+
+void sim_give_secret(struct sim *s, unsigned link, const uint8_t secret[SIM_SECRET_LEN])
+{
+	uint8_t fresh[SIM_SECRET_LEN];
+
+	env_random(s->env, fresh, sizeof fresh);
+	write_secret(&s->links[link], secret != NULL ? secret : fresh);
+	check_link_free(&s->links[link], 0);
+	check_link_free(&s->links[link], 1);
 }
 
 static void link_add(struct sim *s, unsigned a, unsigned b)
@@ -243,7 +250,7 @@ static void link_add(struct sim *s, unsigned a, unsigned b)
 		m->node = l->ends[end];
 		net_want(s, &m->party, &m->node->party);
 	}
-	write_secret(l);
+	sim_give_secret(s, (unsigned)(l - s->links), NULL);
 }
 
 bool sim_is_link(const struct sim *s, unsigned a, unsigned b)

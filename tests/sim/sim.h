@@ -85,6 +85,9 @@ void sim_start_controller(struct sim *s, unsigned which);
 void sim_cut(struct sim *s, unsigned a, unsigned b, uint64_t ns);
 /* The QKD link between neighbours: the modules make no blocks while it is down. */
 void sim_link_down(struct sim *s, unsigned link, bool down);
+/* A fresh initial secret at both ends, or that one; what authentication keys were used for is forgotten. */
+enum { SIM_SECRET_LEN = 4096 };
+void sim_give_secret(struct sim *s, unsigned link, const uint8_t secret[SIM_SECRET_LEN]);
 unsigned sim_link_count(const struct sim *s);
 
 /* A key request of the application at node a for a key shared with that at node b; and, with OK, the other's

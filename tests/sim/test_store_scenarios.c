@@ -5,6 +5,7 @@
  * other, byte for byte; but for those where a store was put back, for which only an operator can help.
  */
 #include <stdio.h>
+#include <unistd.h>
 
 #include "inside.h"
 #include "scenario.h"
@@ -289,6 +290,198 @@ static void an_older_copy_that_forgot_relays(void **state)
 	sim_free(s);
 }
 
+/* ---- a lost store, and its link made anew ------------------------------------------------------------------------ */
+
+static void secret_path(const struct sim *s, unsigned end, char path[256])
+{
+	snprintf(path, 256, "%s/%s.%u", s->directory, s->links[0].name, end);
+}
+
+static bool secret_is_there(const struct sim *s, unsigned end)
+{
+	char path[256];
+
+	secret_path(s, end, path);
+	return access(path, F_OK) == 0;
+}
+
+static void read_secret(const struct sim *s, uint8_t secret[SIM_SECRET_LEN])
+{
+	char path[256];
+	FILE *f;
+
+	secret_path(s, 0, path);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	assert_int_equal(fread(secret, SIM_SECRET_LEN, 1, f), 1);
+	assert_int_equal(fclose(f), 0);
+}
+
+static struct sim *pair(const struct sim_faults *faults)
+{
+	struct sim_options o;
+
+	sim_defaults(&o);
+	o.seed = 20416;
+	if (faults != NULL)
+		o.faults = *faults;
+	return sim_new(&o);
+}
+
+static void restart_node(struct sim *s, unsigned which)
+{
+	sim_kill(sim_node(s, which));
+	sim_start(sim_node(s, which));
+}
+
+static bool keys_flow(struct sim *s)
+{
+	return ask(s, 0, 1, 5 * NS_PER_S) == ST_OK && ask(s, 1, 0, 5 * NS_PER_S) == ST_OK;
+}
+
+static uint64_t allocations(struct sim *s)
+{
+	struct sim_stats stats;
+
+	sim_stats(s, &stats);
+	return stats.allocations;
+}
+
+/* Its node has a fresh secret first, and nothing happens; the other's finds it at its start. What is over by then is
+ * no secret any more, nor the old one that is put back. The modules have counted on, by more than a KM takes ahead. */
+static void a_link_is_made_anew(void **state)
+{
+	(void)state;
+	for (unsigned lost = 0; lost < 2; lost++) {
+		struct sim *s = pair(NULL);
+		struct kv *nothing = sim_store_copy(sim_node(s, lost));
+		uint8_t first[SIM_SECRET_LEN], fresh[SIM_SECRET_LEN];
+		uint64_t before;
+
+		read_secret(s, first);
+		sim_run(s, 10 * NS_PER_S);
+		assert_true(keys_flow(s));
+		sim_store_put_back(sim_node(s, lost), nothing);
+		s->links[0].next_sequence += lost * 10000;
+		sim_run(s, 60 * NS_PER_S);
+		before = allocations(s);
+		sim_give_secret(s, 0, NULL);
+		read_secret(s, fresh);
+		sim_run(s, 20 * NS_PER_S);
+		assert_int_equal(allocations(s), before);
+		assert_true(secret_is_there(s, 1 - lost));
+		restart_node(s, 1 - lost);
+		sim_run(s, 20 * NS_PER_S);
+		assert_true(keys_flow(s));
+		assert_true(allocations(s) > before);
+		assert_false(secret_is_there(s, 0) || secret_is_there(s, 1));
+		for (int i = 0; i < 2; i++) {
+			sim_give_secret(s, 0, i == 0 ? first : fresh);
+			restart_node(s, 1 - lost);
+			sim_run(s, 10 * NS_PER_S);
+			assert_true(keys_flow(s));
+			assert_false(secret_is_there(s, 1 - lost));
+		}
+		sim_settle(s);
+		assert_int_equal(sim_violations(s), 0);
+		sim_free(s);
+	}
+}
+
+/* An operator may do so with nothing lost, and allocations under way. The modules begin again: what was in the old
+ * link is not in the new one. */
+static void a_link_is_made_anew_between_two_stores(void **state)
+{
+	struct victim v = { .m = KM_ALLOCATE, .fate = FATE_DROP, .left = 1000 };
+	struct sim *s = pair(NULL);
+
+	(void)state;
+	sim_run(s, 10 * NS_PER_S);
+	sim_set_hook(s, strike, &v);
+	drain_pair(s);
+	sim_run(s, 2 * NS_PER_S);
+	assert_in_range(v.left, 1, 999);
+	sim_kill(sim_node(s, 0));
+	sim_kill(sim_node(s, 1));
+	sim_set_hook(s, NULL, NULL);
+	sim_give_secret(s, 0, NULL);
+	s->links[0].next_sequence = 0;
+	sim_start(sim_node(s, 0));
+	sim_start(sim_node(s, 1));
+	for (int i = 0; i < 10; i++) {
+		drain_pair(s);
+		sim_run(s, 6 * NS_PER_S);
+	}
+	assert_true(keys_flow(s));
+	end(s);
+}
+
+/* What the lost store's node makes of an old secret the other does not join, in whatever order they start. */
+static void an_old_secret_makes_no_link(void **state)
+{
+	(void)state;
+	for (unsigned lost = 0; lost < 2; lost++) {
+		struct sim *s = pair(NULL);
+		struct kv *nothing = sim_store_copy(sim_node(s, lost));
+		uint8_t first[SIM_SECRET_LEN];
+		uint64_t before;
+
+		read_secret(s, first);
+		sim_run(s, 10 * NS_PER_S);
+		sim_store_put_back(sim_node(s, lost), nothing);
+		sim_run(s, 5 * NS_PER_S);
+		before = allocations(s);
+		for (unsigned i = 0; i < 4; i++) {
+			sim_give_secret(s, 0, first);
+			restart_node(s, i % 2);
+			sim_run(s, 10 * NS_PER_S);
+		}
+		assert_int_equal(allocations(s), before);
+		assert_int_not_equal(ask(s, 0, 1, NS_PER_S), ST_OK);
+		sim_give_secret(s, 0, NULL);
+		restart_node(s, 0);
+		restart_node(s, 1);
+		sim_run(s, 20 * NS_PER_S);
+		assert_true(keys_flow(s));
+		assert_int_equal(sim_violations(s), 0);
+		sim_free(s);
+	}
+}
+
+/* Nodes that are killed at any moment of it, with stores that fail now and then. */
+static void a_link_is_made_anew_whatever_happens(void **state)
+{
+	const struct sim_faults faults = { .drop = 50, .drop_answer = 50, .duplicate = 20, .slow = 100, .storage = 50 };
+
+	(void)state;
+	for (unsigned round = 0; round < 12; round++) {
+		struct sim *s = pair(NULL);
+		unsigned lost = round % 2;
+		struct kv *nothing = sim_store_copy(sim_node(s, lost));
+
+		sim_run(s, 5 * NS_PER_S);
+		drain_pair(s);
+		sim_run(s, round * NS_PER_S / 10);
+		sim_store_put_back(sim_node(s, lost), nothing);
+		if (round % 3 == 0)
+			s->links[0].next_sequence += 10000;
+		sim_run(s, 40 * NS_PER_S);
+		sim_set_faults(s, &faults);
+		sim_give_secret(s, 0, NULL);
+		for (unsigned i = 0; i < 12; i++) {
+			restart_node(s, (unsigned)sim_dice(s, 2));
+			sim_run(s, sim_dice(s, 200) * NS_PER_MS);
+		}
+		sim_set_faults(s, NULL);
+		restart_node(s, 1 - lost);
+		sim_run(s, 30 * NS_PER_S);
+		assert_true(keys_flow(s));
+		sim_settle(s);
+		assert_int_equal(sim_violations(s), 0);
+		sim_free(s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -296,6 +489,10 @@ int main(void)
 		cmocka_unit_test(most_blocks_at_one_end_only),
 		cmocka_unit_test(bytes_between_differing_blocks),
 		cmocka_unit_test(initial_secrets_that_differ),
+		cmocka_unit_test(a_link_is_made_anew),
+		cmocka_unit_test(a_link_is_made_anew_between_two_stores),
+		cmocka_unit_test(an_old_secret_makes_no_link),
+		cmocka_unit_test(a_link_is_made_anew_whatever_happens),
 		cmocka_unit_test(a_module_that_is_not_the_links),
 		cmocka_unit_test(allocations_overtake_one_another),
 		cmocka_unit_test(a_copy_of_a_refused_relay),
