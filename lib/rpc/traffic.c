@@ -68,11 +68,14 @@ void traffic_flush_later(struct rtls_conn *conn)
 
 	if (conn->flush_is_due || conn->writing || conn->closed)
 		return;
-	if (ep->flush_list == NULL)
+	if (ep->flush_list == NULL) {
 		event_active(ep->flush_event, EV_TIMEOUT, 0);
+		ep->flush_last = &ep->flush_list;
+	}
 	conn->flush_is_due = true;
-	conn->flush_next = ep->flush_list;
-	ep->flush_list = conn;
+	conn->flush_next = NULL;
+	*ep->flush_last = conn;
+	ep->flush_last = &conn->flush_next;
 	conn_hold(conn);
 }
 

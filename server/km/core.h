@@ -243,6 +243,8 @@ struct fill {
 	struct fill *prev, *next;
 	struct fill_note note;
 	enum fill_stage stage;
+	bool has_tag; /* else, after a restart, it is computed of what the pool holds */
+	uint8_t tag[KM_TAG_LEN];
 	struct use use; /* its range of the link pool is on its way */
 	uint64_t told;  /* unused_below of the message that was sent last */
 	bool never_left; /* it is no loss: nobody else ever had it */
@@ -315,9 +317,10 @@ uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes for further work
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 void ksa_pool_stop(struct ksa_pool *p); /* refuses what waits and what is not begun yet */
 
-/* In a work: a new range, behind what the pool holds, and its note. note tells the method, and afterwards where. */
+/* In a work: a new range, behind what the pool holds, and its note. note tells the method, and afterwards where; tag is
+ * what the range will be verified by. */
 MUST_CHECK enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *note,
-                                const struct secret *bytes);
+                                const struct secret *bytes, uint8_t tag[KM_TAG_LEN]);
 
 /* Makes a fill: its bytes go from source into the pool's end, durable with its note; then taken is called. */
 struct fill_source {
@@ -335,7 +338,7 @@ void fill_stop(struct fill *f); /* the KM ends: who waits for it is told */
 struct fill *fill_by_relay(struct km *km, const struct id *relay);
 
 /* The method's reports. */
-void fill_taken(struct fill *f, const struct fill_note *note);        /* it is durable now */
+void fill_taken(struct fill *f, const struct fill_note *note, const uint8_t tag[KM_TAG_LEN]); /* it is durable now */
 void fill_not_taken(struct fill *f, enum status s, const char *text); /* it never will be, and is no more */
 void fill_arrived(struct fill *f);
 void fill_failed(struct fill *f, enum status s, const char *text); /* voids it at both ends */
@@ -373,7 +376,7 @@ struct transit_plan {
 	uint32_t share, shares;
 	struct secret *text; /* FROM_SHARE: taken over */
 	const struct fill_note *note; /* FROM_KSA_POOL: the range is to be drawn; NULL: it stands there */
-	void (*taken)(void *arg, const struct fill_note *note); /* and then is durable */
+	void (*taken)(void *arg, const struct fill_note *note, const uint8_t tag[KM_TAG_LEN]); /* and then is durable */
 	struct km_route route; /* hops_left 0: whole, or empty where it has to be asked for; else the nodes visited */
 	uint32_t hops_left;
 	/* FROM_LINK, FROM_RELAY: where the range or its pad lies */
@@ -493,7 +496,9 @@ struct ksa_use {
 };
 MUST_CHECK enum status ksa_use_get(struct ks_txn *t, const struct id *pool, struct ksa_use *use);
 
-/* Poly1305 over a range of a KSA pool, keyed by its last FILL_TAG_KEY bytes. Runs in a work. */
+/* Poly1305 over the bytes of a range of a KSA pool, keyed by their last FILL_TAG_KEY; len is more than that. */
+void ksa_bytes_tag(const struct id *pool, uint64_t offset, const uint8_t *bytes, size_t len, uint8_t tag[KM_TAG_LEN]);
+/* The same of a range that stands there. Runs in a work. */
 MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,
                                      uint8_t tag[KM_TAG_LEN]);
 /* Makes a verified range usable: voids the tag's key, moves ready behind it unless it is. Runs in a work. */

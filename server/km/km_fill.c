@@ -73,7 +73,8 @@ static enum status take_bytes(struct ks_txn *t, struct fill_work *w, struct secr
 	return s;
 }
 
-enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *note, const struct secret *bytes)
+enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *note, const struct secret *bytes,
+                     uint8_t tag[KM_TAG_LEN])
 {
 	char key[KS_NOTE_KEY_MAX];
 	struct ks_pool state;
@@ -83,6 +84,7 @@ enum status fill_put(struct ks_txn *t, const struct id *pool, struct fill_note *
 		return s;
 	note->len = (uint32_t)bytes->len;
 	note->ksa_offset = state.tail;
+	ksa_bytes_tag(pool, note->ksa_offset, bytes->bytes, bytes->len, tag);
 	s = ks_append(t, pool, note->ksa_offset, bytes->bytes, bytes->len);
 	return s == ST_OK ? ks_note_put(t, key, fill_key(key, pool, note->ksa_offset), note, sizeof *note) : s;
 }
@@ -94,7 +96,7 @@ static enum status take_work(struct ks_txn *t, void *arg)
 	enum status s = take_bytes(t, w, &bytes);
 
 	if (s == ST_OK)
-		s = fill_put(t, &w->pool, &w->note, &bytes);
+		s = fill_put(t, &w->pool, &w->note, &bytes, w->tag);
 	secret_free(&bytes);
 	return s;
 }
@@ -344,15 +346,28 @@ static void verify_answered(enum status s, const void *answer, void *arg)
 	}
 }
 
+static void set_tag(struct fill *f, const uint8_t tag[KM_TAG_LEN])
+{
+	f->has_tag = true;
+	memcpy(f->tag, tag, sizeof f->tag);
+}
+
+static void send_verify(struct fill *f)
+{
+	struct km_verify m = { .trace = f->trace, .pool = f->pool_id, .offset = f->note.ksa_offset, .len = f->note.len };
+
+	memcpy(m.tag, f->tag, sizeof m.tag);
+	km_send(f->pool->km, KM_VERIFY, f->pool->destination, &m, verify_answered, f);
+}
+
 static void proved(enum status s, void *arg)
 {
 	struct fill_work *w = arg;
 	struct fill *f = w->fill;
-	struct km_verify m = { .trace = f->trace, .pool = w->pool, .offset = w->note.ksa_offset, .len = w->note.len };
 
 	if (s == ST_OK) {
-		memcpy(m.tag, w->tag, sizeof m.tag);
-		km_send(f->pool->km, KM_VERIFY, f->pool->destination, &m, verify_answered, f);
+		set_tag(f, w->tag);
+		send_verify(f);
 	} else if (s == ST_KEY_GONE) {
 		fill_failed(f, s, "its bytes are gone here");
 	} else {
@@ -371,7 +386,10 @@ static void verify(struct fill *f)
 		if (f->timer != NULL) /* it may have waited for the pool to be open */
 			env_timer_stop(p->km->env, f->timer);
 		f->stage = FILL_VERIFYING;
-		submit(f, prove_work, proved);
+		if (f->has_tag)
+			send_verify(f);
+		else
+			submit(f, prove_work, proved);
 	} else {
 		fill_later(f, RETRY_NS, verify_again);
 	}
@@ -478,9 +496,10 @@ static void put_in_order(struct fill *f)
 		DL_APPEND(f->pool->fills, f);
 }
 
-void fill_taken(struct fill *f, const struct fill_note *note)
+void fill_taken(struct fill *f, const struct fill_note *note, const uint8_t tag[KM_TAG_LEN])
 {
 	f->note = *note;
+	set_tag(f, tag);
 	f->stage = FILL_SENDING;
 	f->pool->in_flight += f->note.len;
 	put_in_order(f);
@@ -501,7 +520,7 @@ static void taken(enum status s, void *arg)
 
 	secret_free(&w->random);
 	if (s == ST_OK) {
-		fill_taken(f, &w->note);
+		fill_taken(f, &w->note, w->tag);
 		if (!id_is_zero(&w->link_pool))
 			link_set_stock_out(link_by_name(f->pool->km, f->note.link), w->link_left);
 	} else if (s != ST_TOO_FEW_KEYS) {

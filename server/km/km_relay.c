@@ -60,11 +60,11 @@ void relay_refused(struct fill *f, const struct transit_end *end)
 }
 
 /* The range is durable, and about to leave: another may be begun. */
-static void source_taken(void *arg, const struct fill_note *note)
+static void source_taken(void *arg, const struct fill_note *note, const uint8_t tag[KM_TAG_LEN])
 {
 	struct fill *f = arg;
 
-	fill_taken(f, note);
+	fill_taken(f, note, tag);
 	ksa_pool_fill(f->pool);
 }
 

@@ -57,7 +57,7 @@ struct transit {
 	struct secret text;       /* the range, once it was got */
 	bool to_be_drawn;
 	struct fill_note note; /* of a range that is to be drawn */
-	void (*taken)(void *arg, const struct fill_note *note);
+	void (*taken)(void *arg, const struct fill_note *note, const uint8_t tag[KM_TAG_LEN]);
 };
 
 /* ---- the tag and the pad of a hop ------------------------------------------------------------------- */
@@ -196,6 +196,7 @@ struct departure {
 	bool fresh;         /* and has to be put into the KSA pool */
 	struct fill_note note;
 	/* results */
+	uint8_t tag[KM_TAG_LEN]; /* of a fresh one */
 	struct km_relay m;
 	struct km_pad pads[KM_PADS_MAX];
 	uint8_t *ciphertext;
@@ -260,7 +261,7 @@ static enum status depart_work(struct ks_txn *t, void *arg)
 	if (s == ST_OK)
 		s = take_pads(t, d, &pad);
 	if (s == ST_OK && d->fresh) {
-		s = fill_put(t, &d->ksa_pool, &d->note, &d->text);
+		s = fill_put(t, &d->ksa_pool, &d->note, &d->text, d->tag);
 		d->m.ksa_offset = d->note.ksa_offset;
 	}
 	if (s == ST_OK) {
@@ -410,7 +411,7 @@ static void taken_now(struct transit *t, const struct departure *d)
 		return;
 	t->to_be_drawn = false;
 	t->ksa_offset = d->note.ksa_offset;
-	t->taken(t->arg, &d->note);
+	t->taken(t->arg, &d->note, d->tag);
 }
 
 static void departed(enum status s, void *arg)

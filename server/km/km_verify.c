@@ -10,23 +10,27 @@
 #include "core.h"
 #include "otp.h"
 
+void ksa_bytes_tag(const struct id *pool, uint64_t offset, const uint8_t *bytes, size_t len, uint8_t tag[KM_TAG_LEN])
+{
+	uint64_t numbers[2] = { htobe64(offset), htobe64(len) };
+	const struct otp_piece pieces[] = { { pool->bytes, ID_LEN },
+		                            { numbers, sizeof numbers },
+		                            { bytes, len - FILL_TAG_KEY } };
+
+	otp_tag(bytes + len - FILL_TAG_KEY, pieces, ARRAY_LEN(pieces), tag);
+}
+
 enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len,
                           uint8_t tag[KM_TAG_LEN])
 {
 	struct secret range = { NULL, 0 };
-	uint64_t numbers[2] = { htobe64(offset), htobe64(len) };
 	enum status s;
 
 	if (len <= FILL_TAG_KEY)
 		return ST_BAD_REQUEST;
 	s = ks_read(t, pool, offset, len, &range);
-	if (s == ST_OK) {
-		const struct otp_piece pieces[] = { { pool->bytes, ID_LEN },
-			                            { numbers, sizeof numbers },
-			                            { range.bytes, len - FILL_TAG_KEY } };
-
-		otp_tag(range.bytes + len - FILL_TAG_KEY, pieces, ARRAY_LEN(pieces), tag);
-	}
+	if (s == ST_OK)
+		ksa_bytes_tag(pool, offset, range.bytes, len, tag);
 	secret_free(&range);
 	return s;
 }
