@@ -19,6 +19,7 @@ enum {
 	AUTH_KEY_LEN = 32,     /* a one-time key of Poly1305 */
 	AUTH_SHARE = 64,       /* bytes of each block for each direction's authentication pool */
 	BLOCKS_AHEAD = 4096,   /* how far beyond the settled sequence a block may be */
+	ARRIVED_MOST = 64,     /* ranges that came and are remembered until they are verified */
 };
 
 typedef char km_name[NAME_MAX_LEN + 1];
@@ -504,6 +505,25 @@ MUST_CHECK enum status ksa_range_tag(struct ks_txn *t, const struct id *pool, ui
 /* Makes a verified range usable: voids the tag's key, moves ready behind it unless it is. Runs in a work. */
 MUST_CHECK enum status ksa_range_settle(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len);
 
+/* Of a range that came by relay, until it is verified; pool, offset and length are what the source calls it by. */
+struct arrived {
+	struct id pool;
+	uint64_t offset;
+	uint32_t len; /* 0: none */
+	uint8_t tag[KM_TAG_LEN];
+};
+/* In memory, durable there: its verification is answered from here. The oldest is forgotten where they are many. */
+void arrived_remember(struct km *km, const struct id *pool, uint64_t offset, uint32_t len,
+                      const uint8_t tag[KM_TAG_LEN]);
+void arrived_forget(struct km *km, const struct id *pool, uint64_t offset); /* it is void */
+/* In works: its note, put with its bytes, gone when it is void; and those of a pool that end at or before below: they
+ * are made ready, or only forgotten. */
+MUST_CHECK enum status arrived_put(struct ks_txn *t, const struct id *pool, uint64_t offset, uint32_t len);
+MUST_CHECK enum status arrived_void(struct ks_txn *t, const struct id *pool, uint64_t offset, uint64_t len);
+MUST_CHECK enum status arrived_end(struct ks_txn *t, const struct id *pool, uint64_t below, bool settle);
+void make_verified_ready(struct km *km); /* submits the works for what was verified and is not ready yet */
+void verified_free(struct km *km);
+
 /* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
 MUST_CHECK enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used);
 MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
@@ -540,6 +560,10 @@ struct km {
 	struct km_peer_options *peers; /* those with a policy of their own */
 	size_t peer_count;
 	bool has_shares; /* shares have been staged here: there are pools for them */
+	struct arrived arrived[ARRIVED_MOST]; /* in the order in which they came; the next one's place */
+	unsigned arrived_next;
+	struct verification *verified; /* and not ready yet */
+	struct env_timer *verified_timer;
 	struct env_timer *tick;
 	unsigned ticks;
 	bool expiring, rotating;

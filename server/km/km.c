@@ -499,6 +499,7 @@ void km_stop(struct km *km)
 			fill_stop(f);
 	}
 	fetch_stop(km);
+	make_verified_ready(km);
 }
 
 void km_free(struct km *km)
@@ -535,6 +536,7 @@ void km_free(struct km *km)
 		HASH_DEL(km->inbound, in);
 		free(in);
 	}
+	verified_free(km);
 	ways_forget(km);
 	transits_free(km);
 	for (size_t i = 0; i < km->peer_count; i++)

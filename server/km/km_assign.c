@@ -4,6 +4,8 @@
  * The source may not have committed yet that it took these keys (km_supply.c). So the destination remembers
  * with each use how far the source had committed when it chose the keys, for the day it comes back from a
  * crash; and what comes late, under an opening that is over, is refused.
+ *
+ * What is assigned on demand was verified just before: it is made ready in the same commit.
  */
 #include <stdlib.h>
 
@@ -130,5 +132,8 @@ void handle_assign(struct km *km, const char *from, const void *message, km_repl
 		strcpy(a->rows[i].source, one->source);
 		strcpy(a->rows[i].destination, one->destination);
 	}
+	ks_hold(km->ks);
+	make_verified_ready(km);
 	ks_submit(km->ks, assign_work, assigned, a);
+	ks_release(km->ks);
 }

@@ -320,6 +320,7 @@ struct opening {
 	struct ks_pool_desc desc;
 	struct id retire; /* the pair's old pool; zero: none */
 	uint64_t opening;
+	uint64_t ready; /* the source has verified all below */
 	uint64_t used;  /* the source assigns nothing below any more */
 	uint64_t taken; /* and what it had assigned above this is void */
 	uint64_t given_up;
@@ -366,8 +367,12 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 
 	if (s == ST_OK && !id_is_zero(&o->retire))
 		s = shares_retire(t, &o->retire);
+	if (s == ST_OK && !id_is_zero(&o->retire))
+		s = arrived_end(t, &o->retire, UINT64_MAX, false);
 	if (s == ST_OK)
 		s = ks_pool_create(t, &o->desc);
+	if (s == ST_OK)
+		s = arrived_end(t, &o->desc.id, o->ready, true);
 	if (s == ST_OK)
 		s = ks_pool_get(t, &o->desc.id, &pool);
 	if (s == ST_OK && pool.retired)
@@ -422,6 +427,7 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 	o->reply = reply;
 	o->arg = arg;
 	o->opening = m->opening;
+	o->ready = m->ready;
 	o->used = m->used;
 	o->taken = m->taken;
 	o->desc.id = m->pool;
@@ -449,7 +455,9 @@ static enum status void_work(struct ks_txn *t, void *arg)
 	enum status s = ks_unassign(t, &v->m.pool, v->m.offset, v->m.len);
 
 	/* not a use: a range on its way is void here before its source has used what lies below it */
-	return s == ST_OK ? shares_void(t, &v->m.pool, v->m.offset, v->m.len) : s;
+	if (s == ST_OK)
+		s = shares_void(t, &v->m.pool, v->m.offset, v->m.len);
+	return s == ST_OK ? arrived_void(t, &v->m.pool, v->m.offset, v->m.len) : s;
 }
 
 static void void_done(enum status s, void *arg)
@@ -474,6 +482,7 @@ void handle_void(struct km *km, const char *from, const void *message, km_reply 
 		km_refuse(reply, arg, ST_NOT_FOUND, "%s has no KSA pool of that ID from %s: open it", km->name, from);
 		return;
 	}
+	arrived_forget(km, &m->pool, m->offset);
 	v = xcalloc(1, sizeof *v);
 	v->m = *m;
 	v->reply = reply;

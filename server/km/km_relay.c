@@ -120,6 +120,7 @@ struct arrival {
 	struct km_relay *m;
 	struct id link_pool;
 	bool there; /* the whole range, not only a share of it */
+	uint8_t tag[KM_TAG_LEN]; /* that it is verified by; not of one that came in shares */
 	km_reply reply;
 	void *arg;
 };
@@ -167,6 +168,15 @@ static void forwarded(void *arg, const struct transit_end *end)
 		refuse_at(a, end->certain ? end->status : ST_TIMED_OUT, end->text, &end->failed);
 }
 
+static enum status keep_whole(struct ks_txn *t, struct arrival *a, const struct secret *text)
+{
+	const struct km_relay *m = a->m;
+	enum status s = ks_append(t, &m->ksa_pool, m->ksa_offset, text->bytes, m->len);
+
+	ksa_bytes_tag(&m->ksa_pool, m->ksa_offset, text->bytes, m->len, a->tag);
+	return s == ST_OK ? arrived_put(t, &m->ksa_pool, m->ksa_offset, m->len) : s;
+}
+
 static enum status keep_work(struct ks_txn *t, void *arg)
 {
 	struct arrival *a = arg;
@@ -177,7 +187,7 @@ static enum status keep_work(struct ks_txn *t, void *arg)
 	if (s == ST_OK && a->m->shares > 1)
 		s = share_keep(t, a->m, &text, &a->there);
 	else if (s == ST_OK)
-		s = ks_append(t, &a->m->ksa_pool, a->m->ksa_offset, text.bytes, a->m->len);
+		s = keep_whole(t, a, &text);
 	secret_free(&text);
 	return s;
 }
@@ -210,6 +220,8 @@ static void kept(enum status s, void *arg)
 	}
 	a->km->counters.relays_received++;
 	a->km->counters.relay_bytes += a->m->len;
+	if (a->m->shares == 1)
+		arrived_remember(a->km, &a->m->ksa_pool, a->m->ksa_offset, a->m->len, a->tag);
 	if (a->there)
 		km_send(a->km, KM_COMPLETION, a->m->relayer, &m, completion_told, NULL);
 	arrival_done(a);

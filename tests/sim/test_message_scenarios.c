@@ -457,6 +457,7 @@ static uint32_t say_sealed(struct sim *s, unsigned from, unsigned to, struct sea
 	sim_run(s, 20 * NS_PER_MS);
 	sim_inject(s, KM_RELAY, from, to, &x->m, &result);
 	sim_run(s, NS_PER_S);
+	uses_lost(&link_by_name(sim_core(n), x->m.link)->uses, x->pad.offset + x->pad.len); /* as had it been its own */
 	return result;
 }
 

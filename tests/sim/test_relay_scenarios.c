@@ -100,6 +100,29 @@ static void destination_killed_around_its_commit(void **state)
 	}
 }
 
+/* It has answered that it holds the same, and what makes that ready may not be durable yet: its source has keys that
+ * can be supplied all the same. */
+static void destination_killed_behind_its_verification(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 12; after++) {
+		struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, on_demand);
+		struct victim v = { .m = KM_VERIFY, .from = "km000", .to = "km002", .fate = FATE_DELIVER, .left = 1 };
+
+		v.kill = sim_node(s, 2);
+		v.kill_after = after * 400 * NS_PER_US;
+		v.restart_after = 500 * NS_PER_MS;
+		assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		sim_set_hook(s, strike, &v);
+		sim_request(s, 0, 2, 31, 256, NS_PER_S, NULL); /* one more than are left */
+		sim_run(s, 5 * NS_PER_S);
+		assert_int_equal(v.left, 0);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
+		end(s);
+	}
+}
+
 static void source_killed_in_the_middle_of_a_relay(void **state)
 {
 	(void)state;
@@ -545,6 +568,7 @@ int main(void)
 		cmocka_unit_test(link_down_in_the_middle_of_a_relay),
 		cmocka_unit_test(node_on_the_way_killed_before_forwarding),
 		cmocka_unit_test(destination_killed_around_its_commit),
+		cmocka_unit_test(destination_killed_behind_its_verification),
 		cmocka_unit_test(source_killed_in_the_middle_of_a_relay),
 		cmocka_unit_test(range_lost_before_others_and_source_killed),
 		cmocka_unit_test(leader_killed_at_every_synchronization),
