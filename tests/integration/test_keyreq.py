@@ -113,6 +113,8 @@ class Keyreq(WithKsa):
                 (("get", "--to", "app2", "--km", "127.0.0.1:1"), 2, "is the key manager running"),
                 (("get", "--to", "app2", "--certificate", "/none"), 1, "/none"),
                 (("get",), 1, "--to"),
+                (("get", "--to", "../x"), 1, "a name is"),
+                (("get-by-id", "--from", "", STRANGE_ID), 1, "a name is"),
                 (("get", "--to", "app2", "-n", "0"), 1, "-n 0"),
                 (("get", "--to", "app2", "-s", "12"), 1, "multiple of 8"),
                 (("get", "--to", "app2", "--reveal", "--out", "x"), 1, "one of them"),

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "id.h"
 #include "key_files.h"
 #include "output.h"
 #include "secret.h"
@@ -204,6 +205,14 @@ static void give_input(struct argp_state *state)
 		state->child_inputs[i] = state->input;
 }
 
+static const char *application_of(struct argp_state *state, const char *option, const char *name)
+{
+	if (!name_is_valid(name))
+		argp_error(state, "%s \"%s\": a name is 1 to %d letters, digits, dots, dashes and underscores", option, name,
+		           NAME_MAX_LEN);
+	return name;
+}
+
 /* For get and status. */
 static error_t parse_to(int key, char *arg, struct argp_state *state)
 {
@@ -214,7 +223,7 @@ static error_t parse_to(int key, char *arg, struct argp_state *state)
 		give_input(state);
 		return 0;
 	case OPTION_TO:
-		a->to = arg;
+		a->to = application_of(state, "--to", arg);
 		return 0;
 	case 'n':
 		a->number = number_of(state, "-n", arg, 1, NUMBER_MAX);
@@ -248,7 +257,7 @@ static error_t parse_from(int key, char *arg, struct argp_state *state)
 		give_input(state);
 		return 0;
 	case OPTION_FROM:
-		a->from = arg;
+		a->from = application_of(state, "--from", arg);
 		return 0;
 	case ARGP_KEY_ARG:
 		if (strcmp(arg, "-") == 0)
