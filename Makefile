@@ -137,7 +137,7 @@ PROGRAMS += qkdn-quantumd
 qkdn-quantumd := $(addprefix server/quantum/,quantumd.c settings.c device.c quantum_kq1.c quantum_kq2.c \
 	qkd_link.c qkd_module.c key_block.c model.c)
 
-CONTROLLER_CORE := controller flood reserve
+CONTROLLER_CORE := controller flood reserve routes
 CONTROLLER_WIRE := controller_ck controller_cx controller_mc controller_wire
 PROGRAMS += qkdn-controllerd
 qkdn-controllerd := $(patsubst %,server/controller/%.c,$(CONTROLLER_CORE) $(CONTROLLER_WIRE) settings controllerd)
@@ -278,7 +278,7 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
-SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios relay_scenarios store_scenarios supply_scenarios \
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios pad_scenarios relay_scenarios store_scenarios supply_scenarios \
 	share_scenarios schedules)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)

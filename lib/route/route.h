@@ -77,6 +77,9 @@ MUST_CHECK enum status topology_report(struct topology *t, const char *node, con
  * that are asked for together do not choose the same last bytes. */
 void topology_consume(struct topology *t, int from, int to, uint64_t bytes);
 
+/* What was reported, with nothing taken off: of the best stocked link from one to the other that can be used. */
+uint64_t topology_reported_stock(const struct topology *t, int from, int to);
+
 /* Indexes of nodes are stable and begin at 0. -1: no such node. */
 int topology_find(const struct topology *t, const char *node);
 const char *topology_name(const struct topology *t, int node);

@@ -253,6 +253,7 @@ enum status topology_report(struct topology *t, const char *node, const struct r
 		e->side[side].reported = true;
 		e->side[side].round = t->round;
 		e->side[side].state = links[i].state;
+		e->side[side].reported_stock = links[i].state.stock;
 		edge_weigh(t, e);
 	}
 	forget_unnamed(t, from);
@@ -316,6 +317,21 @@ void topology_consume(struct topology *t, int from, int to, uint64_t bytes)
 		*stock -= bytes < *stock ? bytes : *stock;
 		edge_weigh(t, best);
 	}
+}
+
+uint64_t topology_reported_stock(const struct topology *t, int from, int to)
+{
+	const struct topology_node *n = t->nodes[from];
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < n->edge_count; i++) {
+		const struct topology_edge *e = n->edges[i];
+		int side = side_of(e, from);
+
+		if (e->key.ends[!side] == to && side_weight(e, side) < ROUTE_DRY && e->side[side].reported_stock > most)
+			most = e->side[side].reported_stock;
+	}
+	return most;
 }
 
 void topology_each_link(const struct topology *t, void (*each)(const struct topology_link *l, void *arg),

@@ -27,6 +27,7 @@ struct topology_edge {
 		bool reported;
 		unsigned round; /* of the report that named it last */
 		struct route_state state;
+		uint64_t reported_stock; /* state.stock is without what routes are about to take */
 		int arc; /* in the adjacency, -1 while that is stale */
 	} side[2]; /* side[i] leads away from ends[i] */
 	UT_hash_handle hh;

@@ -130,10 +130,10 @@ struct controller_next_hop_request {
 	unsigned hops_left;
 	uint64_t len;
 };
-/* *next_hop is valid until the core is called again. ST_NO_ROUTE, ST_TOO_FEW_KEYS (the only
- * ways lead over links that have no pad and make none), ST_BAD_REQUEST, ST_DENIED. */
+/* *next_hop is valid until the core is called again. ST_NO_ROUTE, ST_TOO_FEW_KEYS (all ways lead over
+ * links that have too little pad), ST_BAD_REQUEST, ST_DENIED. */
 MUST_CHECK enum status controller_next_hop(struct controller *c, const struct controller_next_hop_request *r,
-                                           const char **next_hop, unsigned *hops_left);
+                                           const char **next_hop, unsigned *hops_left, struct err *e);
 
 /* Other next hops, the best first, for a KM that cannot ask again: each would be the answer if those before it
  * were excluded, too. They count for nothing in what routes are about to take. Valid as next_hop. */
@@ -152,10 +152,9 @@ struct controller_route_request {
 	unsigned shares;
 	uint64_t len;
 };
-/* Fills at most ROUTE_DISJOINT_MAX routes; controller_node_name names their nodes. A route over links
- * that have too little stock now is given where there is no better one. */
+/* Fills at most ROUTE_DISJOINT_MAX routes; controller_node_name names their nodes. */
 MUST_CHECK enum status controller_route(struct controller *c, const struct controller_route_request *r,
-                                        struct route *routes, size_t *count);
+                                        struct route *routes, size_t *count, struct err *e);
 /* Other routes than that one: without any of its nodes, then each the best that does without one of its hops. */
 size_t controller_alternative_routes(struct controller *c, const struct controller_route_request *r,
                                      const struct route *given, size_t wanted, struct route *routes);

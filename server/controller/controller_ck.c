@@ -56,10 +56,6 @@ static const char *why_refused(enum status s)
 	switch (s) {
 	case ST_DENIED:
 		return "this KM is not one of this controller's: name it in the controller's kms";
-	case ST_NO_ROUTE:
-		return "the controller knows no way there: see whether the links on the way are up and reported";
-	case ST_TOO_FEW_KEYS:
-		return "every way there leads over a link without pad that makes none: see its QKD modules";
 	case ST_BUSY:
 		return "the report is larger than what the controller keeps";
 	default:
@@ -157,13 +153,14 @@ bool_t ck_key_relay_next_hop_request_1_svc(ck_next_hop_args *args, ck_next_hop_r
 		.len = args->len,
 	};
 	const char *next_hop = "", *others[CK_ROUTES_MAX];
+	struct err e = { ST_DENIED, "the route is for another KM than the caller" };
 	enum status s = ST_DENIED;
 	size_t count = 0;
 
 	memset(result, 0, sizeof *result);
 	if (r.visited_count > 0 && controllerd_caller_is(rq, "km", r.visited[r.visited_count - 1]))
-		s = controller_next_hop(d->core, &r, &next_hop, &result->hops_left);
-	refuse_or_accept(&result->outcome, s);
+		s = controller_next_hop(d->core, &r, &next_hop, &result->hops_left, &e);
+	set_outcome(&result->outcome, s, e.text);
 	result->next_hop = xstrdup(next_hop);
 	if (s == ST_OK)
 		count = controller_alternative_hops(d->core, &r, next_hop, bounded(args->alternatives), others);
@@ -183,7 +180,7 @@ static void write_route(const struct controller *core, ck_route *to, const struc
 }
 
 static enum status find_routes(struct controllerd *d, const ck_relay_notification_args *args,
-                               ck_relay_request_result *result)
+                               ck_relay_request_result *result, struct err *e)
 {
 	struct controller_hop excluded[CK_EXCLUDED_MAX];
 	struct controller_route_request r = { .source = args->source, .destination = args->destination,
@@ -198,7 +195,7 @@ static enum status find_routes(struct controllerd *d, const ck_relay_notificatio
 
 		excluded[r.excluded_count] = (struct controller_hop){ hop->from, hop->to };
 	}
-	s = controller_route(d->core, &r, routes, &count);
+	s = controller_route(d->core, &r, routes, &count, e);
 	given = routes[0];
 	result->routes.routes_val = xcalloc(count, sizeof(ck_route));
 	result->routes.routes_len = (u_int)count;
@@ -216,10 +213,13 @@ static enum status find_routes(struct controllerd *d, const ck_relay_notificatio
 bool_t ck_key_relay_request_notification_1_svc(ck_relay_notification_args *args, ck_relay_request_result *result,
                                                struct svc_req *rq)
 {
-	bool is_caller = controllerd_caller_is(rq, "km", args->source);
+	struct err e = { ST_DENIED, "the route is for another KM than the caller" };
+	enum status s = ST_DENIED;
 
 	memset(result, 0, sizeof *result);
-	refuse_or_accept(&result->outcome, is_caller ? find_routes(rtls_context(rq), args, result) : ST_DENIED);
+	if (controllerd_caller_is(rq, "km", args->source))
+		s = find_routes(rtls_context(rq), args, result, &e);
+	set_outcome(&result->outcome, s, e.text);
 	return TRUE;
 }
 

@@ -1,4 +1,4 @@
-/* controller_core.h - the inside of a controller's core, for controller.c, flood.c and reserve.c alone. */
+/* controller_core.h - the inside of a controller's core, for the files of the core alone. */
 #ifndef QKDN_CONTROLLER_CORE_H
 #define QKDN_CONTROLLER_CORE_H
 
@@ -58,7 +58,6 @@ struct neighbour {
 /* A relay that a KM was given routes for. */
 struct asked_relay {
 	struct id relay;
-	uint64_t asked_at;
 	UT_hash_handle hh;
 };
 
@@ -108,6 +107,9 @@ struct controller {
 struct km *controller_find_km(const struct controller *c, const char *name);
 void controller_trace(struct controller *c, struct id *trace);
 void controller_learn(struct controller *c, const char *km, const struct route_link *links, size_t count);
+
+/* routes.c: what KMs ask for */
+void routes_free(struct controller *c);
 
 /* flood.c: link states to and from neighbours */
 void flood_init(struct controller *c, const struct controller_options *o);

@@ -220,12 +220,13 @@ static void record_due(void *arg)
 
 enum news { NEWS_NONE, NEWS_OF_WEIGHT, NEWS_OF_LINKS };
 
-enum { DRY = 4096 }; /* bytes: a relay of any use takes more */
+enum { LEAST = 1024 + 32, OF_USE = 4096 }; /* bytes that a relay takes, a short one and any of use */
 
 /* Whether a link has come to carry relays, or has ceased to, since the others were told. */
 static bool has_turned(const struct route_link *now, const struct route_link *told)
 {
-	return (now->state.stock < DRY) != (told->state.stock < DRY);
+	return (now->state.stock < OF_USE) != (told->state.stock < OF_USE) ||
+	       (now->state.stock < LEAST) != (told->state.stock < LEAST);
 }
 
 /* A weight that is more than a quarter away from what the others believe is worth telling them. */

@@ -288,6 +288,7 @@ struct ksa_pool {
 	bool shares_required;  /* or is not begun */
 	uint64_t relay_most;   /* bytes of a relay: halved where pad was short on the way, doubled where it was not */
 	uint64_t try_again_at; /* monotonic: no new fill before */
+	unsigned in_vain;      /* relays that left and did not arrive, since one did */
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
 	struct queue *waiting;  /* key requests that wait for keys, by the applications that sent them */
 	uint64_t turn;          /* how far these have come in being served, each in bytes */

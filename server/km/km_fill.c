@@ -18,6 +18,7 @@ enum {
 	RETRY_NS = 200 * 1000 * 1000,
 };
 static const uint64_t PAUSE_AFTER_FAILURE = NS_PER_S / 2;
+enum { PAUSE_SHIFT_MAX = 3 };
 static const uint64_t RESUMED_RESERVATION_NS = 10 * NS_PER_S; /* for its controller to ask for it */
 
 static void advance(struct ksa_pool *p);
@@ -268,6 +269,7 @@ static void settled(enum status s, void *arg)
 
 	if (s == ST_OK) {
 		p->failure.status = ST_OK;
+		p->in_vain = 0;
 		if (f->note.method == FILL_RELAY)
 			p->relay_most *= 2;
 		answer_controller(f, ST_OK, "");
@@ -451,6 +453,12 @@ static void void_there(struct fill *f)
 	km_send(f->pool->km, KM_VOID, f->pool->destination, &m, void_answered, f);
 }
 
+/* What left and did not arrive has cost pad: the more often, the longer until the next. */
+static uint64_t pause_after_failure(const struct ksa_pool *p)
+{
+	return PAUSE_AFTER_FAILURE << (p->in_vain < PAUSE_SHIFT_MAX ? p->in_vain : PAUSE_SHIFT_MAX);
+}
+
 static void note_failure(struct fill *f, enum status s, const char *text)
 {
 	struct ksa_pool *p = f->pool;
@@ -459,7 +467,7 @@ static void note_failure(struct fill *f, enum status s, const char *text)
 	err_set(&p->failure, s, "%s", text);
 	log_warning("KSA pool to %s: %u bytes did not arrive (%s): %s", p->destination, f->note.len, status_name(s),
 	            text);
-	p->try_again_at = env_mono(p->km->env) + PAUSE_AFTER_FAILURE;
+	p->try_again_at = env_mono(p->km->env) + pause_after_failure(p);
 	if (s == ST_TOO_FEW_KEYS)
 		p->relay_most = f->note.len / 2;
 }
@@ -508,8 +516,13 @@ void fill_taken(struct fill *f, const struct fill_note *note, const uint8_t tag[
 
 void fill_not_taken(struct fill *f, enum status s, const char *text)
 {
+	struct ksa_pool *p = f->pool;
+
 	note_failure(f, s, text);
+	if (s == ST_TOO_FEW_KEYS && f->note.len > FILL_LEAST) /* a shorter one may do, at once: nothing was spent */
+		p->try_again_at = 0;
 	fill_free(f);
+	ksa_pool_fill(p);
 }
 
 static void taken(enum status s, void *arg)
@@ -673,7 +686,7 @@ void ksa_pool_fill(struct ksa_pool *p)
 		note_no_pad(p, l);
 		return;
 	}
-	if (is_taking(p, &count) || count >= FILLS_MOST)
+	if (is_taking(p, &count) || count >= (p->in_vain > 0 ? 1 : FILLS_MOST)) /* one tries it for all */
 		return;
 	source.len_most = wanted(p, l == NULL && !p->km->limits.relay_ahead);
 	if (p->waiting == NULL && p->stock + p->in_flight >= p->km->limits.ksa_low_water / 4)

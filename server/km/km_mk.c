@@ -47,6 +47,7 @@ static void status_result(const struct km_answer *answer, void *result)
 	r->relay_bytes = c->relay_bytes;
 	r->remembering = a->remembering;
 	r->routes_remembered = c->routes_remembered;
+	r->pad_lost = c->pad_lost;
 }
 
 bool_t mk_status_1_svc(qkdn_request *a, mk_status_result *result, struct svc_req *rq)

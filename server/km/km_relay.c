@@ -51,12 +51,14 @@ void relay_refused(struct fill *f, const struct transit_end *end)
 {
 	f->pool->km->counters.relays_refused++;
 	respond_to_controller(f, end->status, end->text, &end->failed);
-	if (f->stage == FILL_TAKING)
+	if (f->stage == FILL_TAKING) {
 		fill_not_taken(f, end->status, end->text);
-	else if (end->left) /* a copy of what was refused once may come later, and find what it needs */
+	} else if (end->left) { /* a copy of what was refused once may come later, and find what it needs */
+		f->pool->in_vain++;
 		fill_failed(f, end->status, end->text);
-	else
+	} else {
 		fill_refused(f, end->status, end->text);
+	}
 }
 
 /* The range is durable, and about to leave: another may be begun. */

@@ -201,7 +201,7 @@ struct departure {
 	struct km_pad pads[KM_PADS_MAX];
 	uint8_t *ciphertext;
 	km_name link;
-	uint64_t link_left; /* bytes in the link pool behind the pads */
+	uint64_t link_left; /* bytes in the link pool behind the pads; what there is where they are too few */
 };
 
 static enum status get_text(struct ks_txn *t, struct departure *d)
@@ -234,6 +234,7 @@ static enum status take_pads(struct ks_txn *t, struct departure *d, struct secre
 
 	if (s != ST_OK)
 		return s;
+	d->link_left = pool.stock;
 	if (pool.stock < total) /* before anything is consumed */
 		return ST_TOO_FEW_KEYS;
 	d->link_left = pool.stock + pool.unready - total;
@@ -368,7 +369,8 @@ static void try_another(struct transit *t, const char *to, const struct km_hop *
 
 	exclude(t, to, told);
 	err_set(&t->failure, s, "%s%s", text,
-	        t->remembered ? " (the way was a remembered one: the controller does not answer)" : "");
+	        t->remembered && strstr(text, "remembered") == NULL
+	                ? " (the way was a remembered one: the controller does not answer)" : "");
 	if (!may_choose || ++t->attempts >= ATTEMPTS_MOST || env_utc(t->km->env) >= t->expires) {
 		finish(t, s, true, t->failure.text);
 		return;
@@ -378,6 +380,18 @@ static void try_another(struct transit *t, const char *to, const struct km_hop *
 
 static void depart(struct transit *t, const char *to);
 
+/* Both ends of the link will never use them again. */
+static void pads_lost(struct departure *d, const char *why)
+{
+	struct transit *t = d->t;
+	uint64_t bytes = t->len + (uint64_t)AUTH_KEY_LEN;
+
+	uses_end(&t->out->uses, &d->use, false);
+	t->km->counters.pad_lost += bytes;
+	link_complain(t->out, "%llu bytes of pad were spent in vain on a relay to %s: %s", (unsigned long long)bytes,
+	              t->destination, why);
+}
+
 static void relay_answered(enum status s, const void *answer, void *arg)
 {
 	struct departure *d = arg;
@@ -386,13 +400,17 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	const struct km_answer *a = answer;
 	const char *to = t->out->peer;
 
-	uses_end(&t->out->uses, &d->use, s == ST_OK && a->err.status == ST_OK);
-	if (s == ST_OK && a->err.status == ST_OK)
-		uses_told(&t->out->uses, d->m.unused_below);
 	if (s == ST_OK && a->err.status == ST_OK) {
+		uses_end(&t->out->uses, &d->use, true);
+		uses_told(&t->out->uses, d->m.unused_below);
 		t->km->counters.relays_forwarded += t->origin != FROM_KSA_POOL;
 		finish(t, ST_OK, true, "");
-	} else if (s == ST_OK && a->err.status == ST_TIMED_OUT) {
+		free(d->ciphertext);
+		free(d);
+		return;
+	}
+	pads_lost(d, s == ST_OK ? a->err.text : status_name(s));
+	if (s == ST_OK && a->err.status == ST_TIMED_OUT) {
 		finish(t, ST_TIMED_OUT, false, a->err.text); /* a node behind it was not answered */
 	} else if (s == ST_OK) {
 		try_another(t, to, r->failed.from != NULL ? &r->failed : NULL, a->err.status, a->err.text);
@@ -414,6 +432,17 @@ static void taken_now(struct transit *t, const struct departure *d)
 	t->taken(t->arg, &d->note, d->tag);
 }
 
+/* The controller is told with the next tick, before others send what this node cannot hand on. */
+static void too_little_pad(struct transit *t, const char *to, uint64_t stock)
+{
+	char text[200];
+
+	t->km->control.report_at = 0;
+	snprintf(text, sizeof text, "too little pad is left on link %s to %s: %llu bytes, and %u are needed",
+	         t->out->view.name, to, (unsigned long long)stock, t->len + AUTH_KEY_LEN);
+	try_another(t, to, NULL, ST_TOO_FEW_KEYS, text);
+}
+
 static void departed(enum status s, void *arg)
 {
 	struct departure *d = arg;
@@ -433,9 +462,10 @@ static void departed(enum status s, void *arg)
 	if (s != ST_OK || now >= t->expires) {
 		const char *to = t->out->peer;
 
-		uses_end(&t->out->uses, &d->use, false);
+		if (s == ST_OK)
+			pads_lost(d, "its time was over before it left");
 		if (s == ST_TOO_FEW_KEYS)
-			try_another(t, to, NULL, s, "too little pad is left on the link to the next node");
+			too_little_pad(t, to, d->link_left);
 		else if (s == ST_OK)
 			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
 		else

@@ -204,8 +204,8 @@ static void refuse(struct km_answer *a, enum status s)
 		err_set(&a->err, s, "the controller: %s", status_name(s));
 }
 
-static enum status look_for_routes(struct sim_controller *c, const struct km_ck_notification *m,
-                                   struct km_ck_notification_answer *a, struct stale given[ROUTE_DISJOINT_MAX])
+static void look_for_routes(struct sim_controller *c, const struct km_ck_notification *m,
+                            struct km_ck_notification_answer *a, struct stale given[ROUTE_DISJOINT_MAX])
 {
 	struct sim *s = c->party.sim;
 	struct controller_hop excluded[KM_EXCLUDED_MAX];
@@ -222,7 +222,7 @@ static enum status look_for_routes(struct sim_controller *c, const struct km_ck_
 
 	for (uint32_t i = 0; i < m->excluded_count; i++)
 		excluded[i] = (struct controller_hop){ m->excluded[i].from, m->excluded[i].to };
-	st = controller_route(c->core, &r, routes, &count);
+	st = controller_route(c->core, &r, routes, &count, &a->answer.err);
 	for (a->count = 0; st == ST_OK && a->count < count && a->count < KM_SHARES_MAX; a->count++) {
 		const struct route *one = &routes[a->count];
 
@@ -231,7 +231,6 @@ static enum status look_for_routes(struct sim_controller *c, const struct km_ck_
 			given[a->count].names[k] = node_name(s, controller_node_name(c->core, one->nodes[k]));
 	}
 	free(routes);
-	return st;
 }
 
 static void give_routes(struct sim_controller *c, const struct km_ck_notification *m, km_reply reply, void *arg)
@@ -247,7 +246,7 @@ static void give_routes(struct sim_controller *c, const struct km_ck_notificatio
 	} else if (fault(c, f->control_no_route)) {
 		refuse(&a.answer, ST_NO_ROUTE);
 	} else {
-		refuse(&a.answer, look_for_routes(c, m, &a, given));
+		look_for_routes(c, m, &a, given);
 		if (a.count > 0)
 			*before = given[0];
 	}
@@ -277,10 +276,7 @@ static void give_next_hop(struct sim_controller *c, const struct km_ck_next_hop 
 	} else if (fault(c, s->options.faults.control_no_route)) {
 		refuse(&a.answer, ST_NO_ROUTE);
 	} else {
-		enum status st = controller_next_hop(c->core, &r, &next_hop, &a.hops_left);
-
-		refuse(&a.answer, st);
-		if (st == ST_OK) {
+		if (controller_next_hop(c->core, &r, &next_hop, &a.hops_left, &a.answer.err) == ST_OK) {
 			a.next_hop = before->names[0] = node_name(s, next_hop);
 			before->count = 1;
 		}

@@ -263,12 +263,14 @@ void sim_stats(struct sim *s, struct sim_stats *stats)
 		struct node *n = &s->nodes[i];
 
 		stats->bytes_voided += n->past.bytes_voided;
+		stats->pad_counted += n->past.pad_lost;
 		stats->relays += n->past.relays_received;
 		stats->relay_bytes += n->past.relay_bytes;
 		if (n->km != NULL) {
 			const struct km_counters *c = km_counters(n->km);
 
 			stats->bytes_voided += c->bytes_voided;
+			stats->pad_counted += c->pad_lost;
 			stats->relays += c->relays_received;
 			stats->relay_bytes += c->relay_bytes;
 		}

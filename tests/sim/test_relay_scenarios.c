@@ -242,41 +242,6 @@ static void completion_lost(void **state)
 	end_with_loss(s, 0, 0);
 }
 
-/* ---- pad ------------------------------------------------------------------------------------------------------------- */
-
-static void scarce(struct sim_options *o)
-{
-	o->block_interval = NS_PER_S;
-	o->request_interval = 50 * NS_PER_MS;
-}
-
-static void races_for_the_last_pad(void **state)
-{
-	struct sim *s = network(4, SIM_LINE, SIM_DISTRIBUTED, scarce);
-
-	(void)state;
-	sim_run(s, 60 * NS_PER_S);
-	end(s);
-}
-
-static void a_path_with_too_little_pad(void **state)
-{
-	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
-	uint32_t result;
-
-	(void)state;
-	sim_link_down(s, 1, true); /* no block any more between km001 and km002 */
-	do {
-		result = ask(s, 0, 2, 2 * NS_PER_S);
-		sim_request(s, 1, 2, 100, 512, 2 * NS_PER_S, NULL);
-	} while (result == ST_OK);
-	assert_int_equal(result, ST_TOO_FEW_KEYS);
-	sim_link_down(s, 1, false);
-	sim_run(s, 10 * NS_PER_S);
-	assert_int_equal(ask(s, 0, 2, 5 * NS_PER_S), ST_OK);
-	end(s);
-}
-
 /* ---- the controller ---------------------------------------------------------------------------------------------------- */
 
 static void controller_killed_and_back(void **state)
@@ -521,10 +486,13 @@ static void every_failure_has_its_status(void **state)
 		  "the far key manager is not reached" },
 		{ "the node between is dead", KM_MESSAGES, FATE_DICE, middle_is_dead, ST_LINK_DOWN,
 		  "no QKD link of this node is open" },
-		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE, "the controller: no-route" },
+		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE,
+		  "controller controller knows no way from km000 to km002: see whether the links are up" },
 		{ "the controller knows no way", KM_MESSAGES, FATE_DICE, no_way, ST_NO_ROUTE, "the controller: no-route" },
 		{ "the controller is away", KM_MESSAGES, FATE_DICE, no_controller, ST_NO_ROUTE,
 		  "the controller is not reached, and no route is remembered" },
+		{ "the controller answers too late", KM_CK_NOTIFICATION, FATE_LATE, NULL, ST_NO_ROUTE,
+		  "the controller does not answer, and no route is remembered" },
 		{ "the store takes nothing", KM_MESSAGES, FATE_DICE, store_is_full, ST_STORAGE,
 		  "the key store could not be written" },
 		{ "relays are lost", KM_RELAY, FATE_DROP, NULL, ST_TIMED_OUT, "on their way and have not arrived in time" },
@@ -573,8 +541,6 @@ int main(void)
 		cmocka_unit_test(range_lost_before_others_and_source_killed),
 		cmocka_unit_test(leader_killed_at_every_synchronization),
 		cmocka_unit_test(completion_lost),
-		cmocka_unit_test(races_for_the_last_pad),
-		cmocka_unit_test(a_path_with_too_little_pad),
 		cmocka_unit_test(controller_killed_and_back),
 		cmocka_unit_test(controller_lost_while_it_reserves),
 		cmocka_unit_test(ways_are_remembered_while_the_controller_is_away),

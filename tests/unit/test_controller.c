@@ -767,7 +767,7 @@ static void regions_with_controllers_of_their_own_are_one_network(void **state)
 		region_up(sim, i, i + REGIONS / 2);
 	world_run(sim->world, 5 * NS_PER_S);
 	assert_true(all_know_the_truth(sim));
-	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count), ST_OK);
+	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count, NULL), ST_OK);
 	assert_string_equal(controller_node_name(sim->nodes[0].controller, routes[0].nodes[0]), "km3");
 	assert_string_equal(
 		controller_node_name(sim->nodes[0].controller, routes[0].nodes[routes[0].count - 1]), "km140");
@@ -775,7 +775,7 @@ static void regions_with_controllers_of_their_own_are_one_network(void **state)
 		sim->nodes[140].links[i].state.up = false;
 	report_regions(sim);
 	world_run(sim->world, NS_PER_S);
-	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count), ST_NO_ROUTE);
+	assert_int_equal(controller_route(sim->nodes[0].controller, &r, routes, &count, NULL), ST_NO_ROUTE);
 	free(routes);
 	sim_free(sim);
 }
@@ -797,7 +797,7 @@ static bool relay(struct sim *sim, int source, int destination)
 
 		visited[count++] = sim->nodes[here].name;
 		r.visited_count = count;
-		if (controller_next_hop(sim->nodes[here].controller, &r, &next, &hops_left) != ST_OK)
+		if (controller_next_hop(sim->nodes[here].controller, &r, &next, &hops_left, NULL) != ST_OK)
 			return false;
 		assert_true(count == 1 || hops_left < before);
 		for (size_t i = 0; i < count; i++)
@@ -845,10 +845,10 @@ static void only_own_kms_are_served(void **state)
 	(void)state;
 	start_all(sim);
 	run(sim, 2 * NS_PER_S);
-	assert_int_equal(controller_next_hop(sim->nodes[0].controller, &r, &next, &hops_left), ST_DENIED);
-	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left), ST_OK);
+	assert_int_equal(controller_next_hop(sim->nodes[0].controller, &r, &next, &hops_left, NULL), ST_DENIED);
+	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left, NULL), ST_OK);
 	r.destination = "nowhere";
-	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left), ST_NO_ROUTE);
+	assert_int_equal(controller_next_hop(sim->nodes[1].controller, &r, &next, &hops_left, NULL), ST_NO_ROUTE);
 	assert_int_equal(controller_link_status(sim->nodes[0].controller, "km1", NULL, 0), ST_DENIED);
 	assert_int_equal(controller_link_states(sim->nodes[0].controller, "c-km77", NULL, 0, newer, &count), ST_DENIED);
 	sim_free(sim);

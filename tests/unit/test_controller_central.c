@@ -163,7 +163,7 @@ static bool routed(struct scene *s, const struct controller_route_request *r, co
 	char text[256] = "";
 	size_t count;
 
-	if (controller_route(s->controller, r, routes, &count) != ST_OK)
+	if (controller_route(s->controller, r, routes, &count, NULL) != ST_OK)
 		return expected == NULL;
 	for (size_t i = 0; i < count; i++) {
 		for (size_t n = 0; n < routes[i].count; n++)
@@ -226,7 +226,7 @@ static void alternatives_for_when_it_is_away(void **state)
 
 	(void)state;
 	scene_report(s, true);
-	assert_int_equal(controller_route(s->controller, &r, &given, &count), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, &given, &count, NULL), ST_OK);
 	assert_int_equal(controller_alternative_routes(s->controller, &r, &given, 4, more), 1); /* no route is told twice */
 	assert_int_equal(more[0].count, 4);
 	assert_string_equal(controller_node_name(s->controller, more[0].nodes[1]), "d");
@@ -234,7 +234,7 @@ static void alternatives_for_when_it_is_away(void **state)
 	r.excluded = &bad;
 	r.excluded_count = 1;
 	assert_int_equal(controller_alternative_routes(s->controller, &r, &given, 4, more), 0);
-	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left), ST_OK);
+	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left, NULL), ST_OK);
 	assert_string_equal(next, "b");
 	assert_int_equal(controller_alternative_hops(s->controller, &h, next, 4, others), 1);
 	assert_string_equal(others[0], "d");
@@ -251,16 +251,54 @@ static void no_way_and_no_pad_are_told_apart(void **state)
 	size_t count;
 
 	(void)state;
-	ab.state.stock = 10; /* too little for the relay, but there will be more */
+	ab.state.stock = 10; /* too little for the relay, but its KM knows that best */
 	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
-	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, NULL), ST_OK);
 	ab.state.stock = ab.state.generation_rate = 0;
 	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
-	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_TOO_FEW_KEYS);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, NULL), ST_TOO_FEW_KEYS);
 	assert_int_equal(count, 0);
 	ab.state.up = false;
 	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
-	assert_int_equal(controller_route(s->controller, &r, routes, &count), ST_NO_ROUTE);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, NULL), ST_NO_ROUTE);
+	scene_free(s);
+}
+
+/* Behind the first hop no relay is sent over a link that was reported to have too little pad for it. */
+static void pad_is_not_spent_before_a_thin_link(void **state)
+{
+	struct scene *s = scene_new(false);
+	struct controller_route_request r = { .source = "a", .destination = "c", .len = 1000 };
+	const char *visited[] = { "a", "b" }, *next;
+	struct controller_next_hop_request h = { .destination = "c", .visited = visited, .visited_count = 1, .len = 1000 };
+	struct route_link ab = link_to("ab", "b"), b[] = { link_to("ab", "a"), link_to("bc", "c") },
+			  d[] = { link_to("ad", "a"), link_to("de", "e") };
+	struct route routes[ROUTE_DISJOINT_MAX];
+	struct err e = { ST_OK, "" };
+	unsigned hops_left;
+	size_t count;
+
+	(void)state;
+	b[1].state.stock = 1031;
+	assert_int_equal(controller_link_status(s->controller, "a", &ab, 1), ST_OK);
+	assert_int_equal(controller_link_status(s->controller, "b", b, 2), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, &e), ST_TOO_FEW_KEYS);
+	assert_int_equal(count, 0);
+	assert_non_null(strstr(e.text, "1031 bytes from b to c, of 1032"));
+	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left, &e), ST_TOO_FEW_KEYS);
+	h.visited_count = 2;
+	h.hops_left = 1;
+	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left, &e), ST_OK); /* b knows itself */
+	b[1].state.stock = 1032;
+	assert_int_equal(controller_link_status(s->controller, "b", b, 2), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, &e), ST_OK);
+	assert_int_equal(controller_route(s->controller, &r, routes, &count, &e), ST_OK); /* it makes more meanwhile */
+	assert_int_equal(controller_next_hop(s->controller, &h, &next, &hops_left, &e), ST_OK);
+	scene_report(s, true);
+	d[1].state.stock = 10;
+	assert_int_equal(controller_link_status(s->controller, "d", d, 2), ST_OK);
+	r.shares = 2; /* fewer ways, and those with pad */
+	assert_true(routed(s, &r, "abc "));
 	scene_free(s);
 }
 
@@ -361,6 +399,7 @@ int main(void)
 		cmocka_unit_test(full_routes_and_detours),
 		cmocka_unit_test(alternatives_for_when_it_is_away),
 		cmocka_unit_test(no_way_and_no_pad_are_told_apart),
+		cmocka_unit_test(pad_is_not_spent_before_a_thin_link),
 		cmocka_unit_test(reservation_relay_allocation_in_order),
 		cmocka_unit_test(lost_answers_are_asked_for_again),
 		cmocka_unit_test(a_refused_relay_is_given_up_at_both),
