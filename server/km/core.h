@@ -407,7 +407,35 @@ bool transit_is_remembered(const struct transit *t); /* the way it takes */
 void transit_forget(struct transit *t); /* its done is not called any more */
 void transits_free(struct km *km);      /* wipes those under way */
 
-/* ---- ways: km_route.c --------------------------------------------------------------------------------------- */
+/* ---- ways: km_route.c, and in the store km_recall.c ---------------------------------------------------------- */
+
+enum { FAILED_MOST = 8 };
+
+struct known_way {
+	struct known_way *prev, *next;
+	uint64_t learned_at; /* UTC */
+	uint32_t hops_left; /* 0: the route is whole; else it is a next hop, and so many were granted at the source */
+	struct km_route *route;
+};
+
+struct known_destination {
+	km_name name;
+	uint64_t alternatives_at; /* when they were asked for; 0: never */
+	struct known_way *ways;
+	struct known_way *disjoint; /* whole routes, each given together with others that share no node with it */
+	struct failed_hop {
+		km_name from, to;
+		uint64_t at; /* 0: none */
+	} failed[FAILED_MOST]; /* lately, the oldest at failed_next */
+	unsigned failed_next;
+	bool unsaved;      /* its ways are not those in the store */
+	uint64_t saved_at; /* UTC */
+	UT_hash_handle hh;
+};
+
+struct known_destination *known_destination(struct km *km, const char *destination); /* makes it where it is new */
+void ways_load(struct km *km); /* what is in the store */
+void ways_save(struct km *km); /* what is new, some in a call */
 
 struct way {
 	struct km_route route; /* hops_left 0: the whole, from this node to the destination; else the next hop alone */
@@ -557,6 +585,7 @@ struct km {
 	bool fetch_posted;
 	struct control control;
 	struct known_destination *known; /* ways to them */
+	bool saving_ways;
 	struct transit *transits;
 	struct km_peer_options *peers; /* those with a policy of their own */
 	size_t peer_count;

@@ -261,8 +261,10 @@ static void tick(void *arg)
 		ksa_pool_fill(p);
 		ksa_pool_tell_unused(p);
 	}
-	if (++km->ticks % TICKS_PER_EXPIRY == 0)
+	if (++km->ticks % TICKS_PER_EXPIRY == 0) {
 		expire(km);
+		ways_save(km);
+	}
 	rotate_data_key(km);
 	control_tick(km);
 	env_timer_set(km->env, km->tick, TICK_NS);
@@ -484,6 +486,7 @@ enum status km_new(struct km **out, const struct km_options *o, struct err *e)
 	}
 	*out = km;
 	load(km);
+	ways_load(km);
 	return ST_OK;
 }
 

@@ -3,38 +3,19 @@
  *
  * The ways that a controller gave are kept for each destination, the newest first: whole routes, or next hops
  * in distributed operation, and the alternatives that it named with them. They are used for limits.route_lifetime,
- * and only where there is no answer: a controller that refuses is obeyed. A way that failed goes to the end.
+ * and only where there is no answer: a controller that refuses is obeyed. A way that failed goes to the end. They
+ * outlive this KM's restart (km_recall.c).
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "core.h"
 
-enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096, FAILED_MOST = 8 };
+enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096 };
 
 static const uint64_t PATIENCE_NS = NS_PER_S / 2;            /* with a controller, where a way is remembered */
 static const uint64_t ALTERNATIVES_EVERY_NS = 30 * NS_PER_S; /* asked for again */
 static const uint64_t FAILED_LATELY_NS = 5 * NS_PER_S;       /* that shares go around a hop */
-
-struct known_way {
-	struct known_way *prev, *next;
-	uint64_t learned_at;
-	uint32_t hops_left; /* 0: the route is whole; else it is a next hop, and so many were granted at the source */
-	struct km_route *route;
-};
-
-struct known_destination {
-	km_name name;
-	uint64_t alternatives_at; /* when they were asked for; 0: never */
-	struct known_way *ways;
-	struct known_way *disjoint; /* whole routes, each given together with others that share no node with it */
-	struct failed_hop {
-		km_name from, to;
-		uint64_t at; /* 0: none */
-	} failed[FAILED_MOST]; /* lately, the oldest at failed_next */
-	unsigned failed_next;
-	UT_hash_handle hh;
-};
 
 /* ---- what is known ------------------------------------------------------------------------------------------ */
 
@@ -101,7 +82,7 @@ static bool same_route(const struct km_route *a, const struct km_route *b)
 	return true;
 }
 
-static struct known_destination *known_or_new(struct km *km, const char *destination)
+struct known_destination *known_destination(struct km *km, const char *destination)
 {
 	struct known_destination *d = known(km, destination);
 
@@ -116,11 +97,15 @@ static struct known_destination *known_or_new(struct km *km, const char *destina
 }
 
 /* The newest of ways. Those of the other kind, next hops or whole routes, are of another controller's time. */
-static void learn(struct km *km, struct known_way **ways, const struct km_route *route, uint32_t hops_left)
+static void learn(struct km *km, struct known_destination *d, struct known_way **ways, const struct km_route *route,
+                  uint32_t hops_left)
 {
+	uint64_t now = env_utc(km->env);
 	struct known_way *w, *next;
 	unsigned count = 0;
 
+	if (*ways == NULL || !same_route((*ways)->route, route) || now - d->saved_at > km->limits.route_lifetime / 4)
+		d->unsaved = true;
 	DL_FOREACH_SAFE (*ways, w, next) {
 		bool same = same_route(w->route, route), same_kind = (w->hops_left == 0) == (hops_left == 0);
 
@@ -135,7 +120,7 @@ static void learn(struct km *km, struct known_way **ways, const struct km_route 
 	w = xcalloc(1, sizeof *w);
 	w->route = route_copy(route);
 	w->hops_left = hops_left;
-	w->learned_at = env_mono(km->env);
+	w->learned_at = now;
 	DL_PREPEND(*ways, w);
 }
 
@@ -220,7 +205,9 @@ static bool next_hop_will_do(struct km *km, const struct way_query *q, const cha
 
 static bool will_do(struct km *km, const struct way_query *q, const struct known_way *w)
 {
-	if (env_mono(km->env) - w->learned_at >= km->limits.route_lifetime)
+	uint64_t now = env_utc(km->env); /* the clock may have been set back */
+
+	if (now > w->learned_at && now - w->learned_at >= km->limits.route_lifetime)
 		return false;
 	if (w->hops_left > 0)
 		return hops_behind(q, w->hops_left) > 0 && next_hop_will_do(km, q, w->route->nodes[0]);
@@ -343,11 +330,11 @@ static void route_answered(enum status s, const void *answer, void *arg)
 		free(a);
 		return;
 	}
-	d = known_or_new(a->km, a->q.destination);
+	d = known_destination(a->km, a->q.destination);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
 		if (is_sound(a->km, &a->q, &r->alternatives[i]))
-			learn(a->km, &d->ways, &r->alternatives[i], 0);
-	learn(a->km, &d->ways, &r->routes[0], 0);
+			learn(a->km, d, &d->ways, &r->alternatives[i], 0);
+	learn(a->km, d, &d->ways, &r->routes[0], 0);
 	way.route = r->routes[0];
 	a->found(a->arg, ST_OK, "", &way);
 	free(a);
@@ -369,10 +356,10 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 		free(a);
 		return;
 	}
-	d = known_or_new(a->km, a->q.destination);
+	d = known_destination(a->km, a->q.destination);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
-		learn(a->km, &d->ways, &(struct km_route){ 1, &r->alternatives[i] }, r->hops_left);
-	learn(a->km, &d->ways, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
+		learn(a->km, d, &d->ways, &(struct km_route){ 1, &r->alternatives[i] }, r->hops_left);
+	learn(a->km, d, &d->ways, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
 	way.route = (struct km_route){ 1, &r->next_hop };
 	way.hops_left = r->hops_left;
 	a->found(a->arg, ST_OK, "", &way);
@@ -553,9 +540,9 @@ static void disjoint_answered(enum status s, const void *answer, void *arg)
 	for (uint32_t i = 0; r->answer.err.status == ST_OK && i < r->count && count < a->wanted; i++)
 		if (is_sound(a->km, &a->q, &r->routes[i]))
 			add_disjoint(routes, &count, &r->routes[i]);
-	d = count > 0 ? known_or_new(a->km, a->q.destination) : NULL;
+	d = count > 0 ? known_destination(a->km, a->q.destination) : NULL;
 	for (uint32_t i = count; i-- > 0;)
-		learn(a->km, &d->disjoint, &routes[i], 0);
+		learn(a->km, d, &d->disjoint, &routes[i], 0);
 	if (r->answer.err.status != ST_OK)
 		a->found(a->arg, r->answer.err.status, r->answer.err.text, NULL, 0, false);
 	else if (count == 0)

@@ -365,6 +365,28 @@ static void ways_are_not_remembered_for_ever(void **state)
 	}
 }
 
+/* Its own restart does not make it forget them. */
+static void ways_are_remembered_by_a_restarted_km(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(4, SIM_LINE, c, on_demand_and_forgetful);
+
+		assert_int_equal(ask_for_many(s, 0, 3, 2 * NS_PER_S), ST_OK);
+		sim_kill_controller(s, SIM_ALL);
+		for (unsigned i = 0; i < 2; i++) {
+			sim_kill(sim_node(s, i));
+			sim_start(sim_node(s, i));
+		}
+		sim_run(s, 3 * NS_PER_S);
+		assert_int_equal(ask_for_many(s, 0, 3, 2 * NS_PER_S), ST_OK);
+		assert_true(km_counters(sim_core(sim_node(s, 0)))->routes_remembered > 0);
+		sim_run(s, 60 * NS_PER_S);
+		assert_int_equal(ask_for_many(s, 0, 3, NS_PER_S), ST_NO_ROUTE);
+		end(s);
+	}
+}
+
 static void a_controller_that_answers_too_late(void **state)
 {
 	(void)state;
@@ -545,6 +567,7 @@ int main(void)
 		cmocka_unit_test(controller_lost_while_it_reserves),
 		cmocka_unit_test(ways_are_remembered_while_the_controller_is_away),
 		cmocka_unit_test(ways_are_not_remembered_for_ever),
+		cmocka_unit_test(ways_are_remembered_by_a_restarted_km),
 		cmocka_unit_test(a_controller_that_answers_too_late),
 		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
