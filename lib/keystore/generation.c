@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "advice.h"
 #include "file.h"
 #include "internal.h"
 
@@ -50,9 +51,7 @@ static enum status read_store(struct ks *ks, struct err *e)
 	if (read_number(ks, meta_key, &ks->generation) != ST_OK ||
 	    read_number(ks, commit_key, &commit) != ST_OK || (commit != 0 && commit + 1 != kv_number(ks->kv)))
 		return err_set(e, ST_STORAGE,
-			       "%s: the store's own record is damaged, or not of the last commit: retire the "
-			       "pools at the "
-			       "peers and start with an empty store",
+			       "%s: the store's own record is damaged, or not of the last commit: " START_EMPTY,
 			       ks->directory);
 	return ST_OK;
 }
@@ -106,18 +105,16 @@ static enum status compare(struct ks *ks, const char *path, const char *text, bo
 			       path, ks->directory);
 	if (strcmp(id, theirs) != 0 || fresh)
 		return err_set(e, ST_STORAGE,
-			       "%s: %s: put the right store back, or, to go on with this one and retire "
-			       "the other's pools at the peers, remove %s",
+			       "%s: %s: put the right store back, or, to go on with this one, remove %s and "
+			       "make its links anew (qkdn-kmd(8))",
 			       ks->directory,
 			       fresh ? "the store that was here is gone" : "another store than was here",
 			       path);
 	if (ks->generation < generation)
 		return err_set(
 		    e, ST_STORAGE,
-		    "%s: an older copy of the store (generation %llu, the last one was %llu): keys in it "
-		    "were "
-		    "used since. Put the newest one back; if it is lost, retire the pools at the peers, "
-		    "remove %s and start with an empty store",
+		    "%s: an older copy of the store (generation %llu, the last one was %llu): keys in it were "
+		    "used since. Put the newest one back; if it is lost, remove %s, " START_EMPTY,
 		    ks->directory, (unsigned long long)ks->generation, generation, path);
 	return ST_OK;
 }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "advice.h"
 #include "bytes.h"
 #include "file.h"
 #include "log.h"
@@ -84,7 +85,7 @@ static enum status damaged(const char *path, const char *what, struct err *e)
 	return err_set(
 	    e, ST_STORAGE,
 	    "%s: %s: without it the keys at rest cannot be read: put the newest copy of it back, or "
-	    "retire the pools at the peers and start with an empty store",
+	    START_EMPTY,
 	    path, what);
 }
 

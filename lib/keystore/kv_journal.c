@@ -16,11 +16,9 @@
  * journal:
  *
  * - A unit has the number of an older record, or none: it was never written. The write was cut short,
- *   which means
- *   that nobody was told of the record. It is forgotten.
+ *   which means that nobody was told of the record. It is forgotten.
  * - All units have the number, and the digest is not theirs, or a number is not its complement's: it was
- *   written,
- *   and damaged since. Somebody may have been told, so the store is refused.
+ *   written, and damaged since. Somebody may have been told, so the store is refused.
  * - A greater number lies behind: records are missing. Refused, too.
  */
 #include "kv_journal.h"
@@ -33,6 +31,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "advice.h"
 #include "bytes.h"
 #include "file.h"
 #include "log.h"
@@ -218,8 +217,8 @@ static enum status damaged(const struct journal *j, uint64_t number, const char 
 {
 	return err_set(e, ST_STORAGE,
 		       "%s: %s (commit %llu): keys may have been used that the store without it still has. "
-		       "Put the newest data.mdb and journal back, both of one moment; if they are lost, retire the "
-		       "pools at the peers and start with an empty store; check the disk",
+		       "Put the newest data.mdb and journal back, both of one moment; if they are lost, " START_EMPTY
+		       "; check the disk",
 		       j->path, what, (unsigned long long)number);
 }
 
@@ -343,7 +342,7 @@ static enum status check_file(struct journal *j, struct err *e)
 	    !transfer(j->fd, first, BLOCK, 0, true) || memcmp(first, expected, BLOCK) != 0)
 		return err_set(e, ST_STORAGE,
 			       "%s: damaged, or not the journal of the data.mdb beside it: put back the one that belongs "
-			       "to it, or retire the pools at the peers and start with an empty store",
+			       "to it, or " START_EMPTY,
 			       j->path);
 	j->blocks = (size_t)st.st_size / BLOCK - 1;
 	return ST_OK;
@@ -356,8 +355,7 @@ enum status journal_open(struct journal **out, const char *path, const struct id
 
 	if (access(path, F_OK) != 0)
 		return err_set(e, ST_STORAGE,
-			       "%s: missing: the newest commits may be in it alone: put it back, or retire the pools at "
-			       "the peers and start with an empty store",
+			       "%s: missing: the newest commits may be in it alone: put it back, or " START_EMPTY,
 			       path);
 	s = file_check_private(path, e);
 	if (s != ST_OK)

@@ -36,6 +36,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "advice.h"
 #include "bytes.h"
 #include "file.h"
 #include "kv_changes.h"
@@ -125,7 +126,7 @@ static enum status mapped(struct kv_lmdb *k, const char *doing, int rc)
 static void assertion_failed(MDB_env *env, const char *text)
 {
 	(void)env;
-	log_fatal("key store: the database is damaged (%s): restore both ends from scratch", text);
+	log_fatal("key store: the database is damaged (%s): " START_EMPTY, text);
 }
 
 static void note_size(struct kv_lmdb *k)
@@ -556,8 +557,7 @@ static enum status refused(struct kv_lmdb *k, int rc, struct err *e)
 {
 	if (rc == MDB_INVALID || rc == MDB_VERSION_MISMATCH || rc == MDB_CORRUPTED)
 		return err_set(e, ST_STORAGE,
-			       "%s: %s: it is damaged or of another version: retire its pools at the peers "
-			       "and start with an empty store",
+			       "%s: %s: it is damaged or of another version: " START_EMPTY,
 			       k->path, mdb_strerror(rc));
 	return err_set(e, ST_STORAGE, "opening %s: %s", k->path, mdb_strerror(rc));
 }
@@ -572,7 +572,7 @@ static enum status make_journal(struct kv_lmdb *k, struct err *e)
 	if (journal_was_written(k->journal_path))
 		return err_set(e, ST_STORAGE,
 			       "%s: the data.mdb that it belongs to is gone, or an older copy was put in its place: put the "
-			       "newest back, or retire the pools at the peers and start with an empty store",
+			       "newest back, or " START_EMPTY,
 			       k->journal_path);
 	secret_random(k->journal_id.bytes, ID_LEN);
 	bytes = bytes > JOURNAL_MOST ? JOURNAL_MOST : bytes < JOURNAL_LEAST ? JOURNAL_LEAST : bytes;

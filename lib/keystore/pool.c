@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "advice.h"
 #include "row.h"
 #include "stream.h"
 #include "voids.h"
@@ -137,8 +138,7 @@ enum status pools_load(struct ks *ks, struct err *e)
 		    !seal_open(ks->seal, KV_POOL, key, sealed, record))
 			return err_set(
 			    e, ST_STORAGE,
-			    "%s: the record of a pool is damaged: retire the pools at the peers and start "
-			    "with an empty store",
+			    "%s: the record of a pool is damaged: " START_EMPTY,
 			    ks->directory);
 		memcpy(&id, key.bytes, sizeof id);
 		p = xcalloc(1, sizeof *p);

@@ -53,6 +53,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "advice.h"
 #include "file.h"
 #include "internal.h"
 
@@ -598,9 +599,7 @@ static enum status open_keys(struct ks *ks, bool *fresh, struct err *e)
 		return s;
 	if (has_data)
 		return err_set(e, ST_STORAGE,
-			       "%s: missing: without it the keys at rest cannot be read: put it back, or "
-			       "retire the pools at "
-			       "the peers and start with an empty store",
+			       "%s: missing: without it the keys at rest cannot be read: put it back, or " START_EMPTY,
 			       ks->keyring_path);
 	keyring_new(&ks->keyring);
 	return keyring_write(&ks->keyring, ks->keyring_path, &ks->master, e);

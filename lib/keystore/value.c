@@ -1,6 +1,7 @@
 /* value.c - sealed values that hold no keys: pools, rows, notes. */
 #include <string.h>
 
+#include "advice.h"
 #include "internal.h"
 
 enum status damage(struct ks_txn *t, const char *what)
@@ -9,9 +10,8 @@ enum status damage(struct ks_txn *t, const char *what)
 
 	t->poisoned = true;
 	if (log_limit_pass(&t->ks->damage_limit, env_mono(t->ks->env), &held_back))
-		log_error("key store: %s in %s is damaged and is refused: retire the pool at both ends, and "
-			  "check the "
-			  "disk (%u such messages were held back)",
+		log_error("key store: %s in %s is damaged and is refused: check the disk; if this comes again, " START_EMPTY
+			  " (%u such messages were held back)",
 			  what, t->ks->directory ? t->ks->directory : "memory", held_back);
 	return ST_STORAGE;
 }
