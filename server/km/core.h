@@ -336,6 +336,7 @@ struct fill_source {
 };
 void fill_new(struct ksa_pool *p, const struct fill_source *source, void (*taken)(struct fill *f, enum status s));
 void fill_resume(struct ksa_pool *p, const struct fill_note *note);
+void fill_free(struct fill *f); /* and what of its relay was on the way */
 void fill_stop(struct fill *f); /* the KM ends: who waits for it is told */
 struct fill *fill_by_relay(struct km *km, const struct id *relay);
 

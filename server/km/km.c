@@ -529,10 +529,8 @@ void km_free(struct km *km)
 		struct fill *f, *next_fill;
 
 		HASH_DEL(km->pools, p);
-		DL_FOREACH_SAFE (p->fills, f, next_fill) {
-			env_timer_free(km->env, f->timer);
-			free(f);
-		}
+		DL_FOREACH_SAFE (p->fills, f, next_fill)
+			fill_free(f);
 		free(p);
 	}
 	HASH_ITER (hh, km->inbound, in, next_in) {

@@ -184,7 +184,7 @@ static void use_end(struct fill *f, bool arrived)
 		uses_end(&l->uses, &f->use, arrived);
 }
 
-static void fill_free(struct fill *f)
+void fill_free(struct fill *f)
 {
 	if (f->transit != NULL || f->split != NULL)
 		relay_abandon(f);
