@@ -61,13 +61,13 @@ static enum status allocation_work(struct ks_txn *t, void *arg)
 	struct secret bytes = { NULL, 0 };
 	enum status s = ks_take_at(t, &a->link_pool, a->m.link_offset, a->m.len, &bytes);
 
-	if (s == ST_REPLAYED) /* asked again; whether it is here the verification tells */
-		s = ST_OK;
-	else if (s == ST_OK)
+	if (s == ST_OK)
 		s = ks_append(t, &a->m.ksa_pool, a->m.ksa_offset, bytes.bytes, bytes.len);
-	secret_free(&bytes);
 	if (s == ST_OK)
 		s = used_raise(t, &a->link_pool, a->m.link_offset + a->m.len);
+	if (s == ST_REPLAYED) /* asked again, or of a link before this one; whether it is here the verification tells */
+		s = ST_OK;
+	secret_free(&bytes);
 	return s == ST_OK ? ks_void_below(t, &a->link_pool, a->m.unused_below) : s;
 }
 
