@@ -70,16 +70,21 @@ static void link_down_in_the_middle_of_a_relay(void **state)
 	end(s);
 }
 
+/* That message is delivered; the node is killed so long after it was sent, and is away so long. */
+static struct victim killed_at(enum km_message m, const char *from, const char *to, struct node *node, uint64_t after,
+                               uint64_t away)
+{
+	return (struct victim){ .m = m, .from = from, .to = to, .fate = FATE_DELIVER, .left = 1, .kill = node,
+		                .kill_after = after, .restart_after = away };
+}
+
 static void node_on_the_way_killed_before_forwarding(void **state)
 {
 	(void)state;
 	for (unsigned after = 0; after < 6; after++) { /* before it came, at its commit, when it went on */
 		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
-		struct victim v = { .m = KM_RELAY, .from = "km000", .to = "km001", .fate = FATE_DELIVER, .left = 1 };
+		struct victim v = killed_at(KM_RELAY, "km000", "km001", sim_node(s, 1), after * 500 * NS_PER_US, NS_PER_S);
 
-		v.kill = sim_node(s, 1);
-		v.kill_after = after * 500 * NS_PER_US;
-		v.restart_after = NS_PER_S;
 		run_with(s, &v);
 		end(s);
 	}
@@ -90,11 +95,8 @@ static void destination_killed_around_its_commit(void **state)
 	(void)state;
 	for (unsigned after = 0; after < 8; after++) {
 		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
-		struct victim v = { .m = KM_RELAY, .from = "km001", .to = "km002", .fate = FATE_DELIVER, .left = 1 };
+		struct victim v = killed_at(KM_RELAY, "km001", "km002", sim_node(s, 2), after * 400 * NS_PER_US, 500 * NS_PER_MS);
 
-		v.kill = sim_node(s, 2);
-		v.kill_after = after * 400 * NS_PER_US;
-		v.restart_after = 500 * NS_PER_MS;
 		run_with(s, &v);
 		end(s);
 	}
@@ -107,11 +109,8 @@ static void destination_killed_behind_its_verification(void **state)
 	(void)state;
 	for (unsigned after = 0; after < 12; after++) {
 		struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, on_demand);
-		struct victim v = { .m = KM_VERIFY, .from = "km000", .to = "km002", .fate = FATE_DELIVER, .left = 1 };
+		struct victim v = killed_at(KM_VERIFY, "km000", "km002", sim_node(s, 2), after * 400 * NS_PER_US, 500 * NS_PER_MS);
 
-		v.kill = sim_node(s, 2);
-		v.kill_after = after * 400 * NS_PER_US;
-		v.restart_after = 500 * NS_PER_MS;
 		assert_int_equal(ask(s, 0, 2, 2 * NS_PER_S), ST_OK);
 		sim_set_hook(s, strike, &v);
 		sim_request(s, 0, 2, 31, 256, NS_PER_S, NULL); /* one more than are left */
@@ -128,11 +127,8 @@ static void source_killed_in_the_middle_of_a_relay(void **state)
 	(void)state;
 	for (unsigned after = 0; after < 5; after++) {
 		struct sim *s = network(3, SIM_LINE, SIM_DISTRIBUTED, NULL);
-		struct victim v = { .m = KM_RELAY, .from = "km000", .to = "km001", .fate = FATE_DELIVER, .left = 1 };
+		struct victim v = killed_at(KM_RELAY, "km000", "km001", sim_node(s, 0), after * NS_PER_MS, 500 * NS_PER_MS);
 
-		v.kill = sim_node(s, 0);
-		v.kill_after = after * NS_PER_MS;
-		v.restart_after = 500 * NS_PER_MS;
 		run_with(s, &v);
 		end(s);
 	}

@@ -389,11 +389,12 @@ static void a_link_is_made_anew(void **state)
 }
 
 /* An operator may do so with nothing lost, and allocations under way. The modules begin again: what was in the old
- * link is not in the new one. */
+ * link is not in the new one, and what is asked of it again is no use of the new one, which opens again. */
 static void a_link_is_made_anew_between_two_stores(void **state)
 {
 	struct victim v = { .m = KM_ALLOCATE, .fate = FATE_DROP, .left = 1000 };
 	struct sim *s = pair(NULL);
+	uint64_t before;
 
 	(void)state;
 	sim_run(s, 10 * NS_PER_S);
@@ -408,11 +409,15 @@ static void a_link_is_made_anew_between_two_stores(void **state)
 	s->links[0].next_sequence = 0;
 	sim_start(sim_node(s, 0));
 	sim_start(sim_node(s, 1));
+	sim_run(s, 2 * NS_PER_S);
+	before = allocations(s);
+	restart_node(s, 0); /* before a key is taken of the new link */
 	for (int i = 0; i < 10; i++) {
 		drain_pair(s);
 		sim_run(s, 6 * NS_PER_S);
 	}
 	assert_true(keys_flow(s));
+	assert_true(allocations(s) > before);
 	end(s);
 }
 
