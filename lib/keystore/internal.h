@@ -162,9 +162,9 @@ enum status rotation_request(struct ks *ks, struct job *job);
 /* Reads the master key and, where there are any, the data keys that it wraps. A change that a crash cut short
  * is finished. */
 MUST_CHECK enum status master_open(struct ks *ks, bool has_keyring, struct err *e);
-/* why: said where it is not ST_OK. */
 /* Whether it would open data keys that lie at keyring_path, if any do; changes nothing. */
 MUST_CHECK enum status master_check(const char *master_path, const char *keyring_path, struct err *e);
+/* why: said where it is not ST_OK. */
 MUST_CHECK enum status master_change(struct ks *ks, struct err *why);
 
 /* ---- generation.c ---------------------------------------------------------------------------------- */

@@ -165,8 +165,7 @@ static void make_done(enum status s, void *arg)
 	free(m);
 }
 
-void link_make(struct link *l, const struct id *id, void (*then)(struct link *, enum status, void *),
-                      void *arg)
+void link_make(struct link *l, const struct id *id, void (*then)(struct link *, enum status, void *), void *arg)
 {
 	struct make *m = xcalloc(1, sizeof *m);
 	struct err e = { ST_OK, "" };
