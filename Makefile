@@ -278,7 +278,7 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
-SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios pad_scenarios relay_scenarios store_scenarios supply_scenarios \
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios pad_scenarios relay_scenarios status_scenarios store_scenarios supply_scenarios \
 	share_scenarios schedules)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)

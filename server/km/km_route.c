@@ -196,11 +196,17 @@ static bool is_open_to(struct km *km, const char *peer)
 	return l != NULL && l->open;
 }
 
-static bool next_hop_will_do(struct km *km, const struct way_query *q, const char *next)
+/* Neither back nor over a hop that has failed: pad would be spent on it in vain. */
+static bool leads_on(const struct km *km, const struct way_query *q, const char *next)
 {
 	const char *const hop[] = { km->name, next };
 
-	return is_open_to(km, next) && !is_visited(q, next) && !is_excluded(q, &(struct km_route){ 2, hop });
+	return !is_visited(q, next) && !is_excluded(q, &(struct km_route){ 2, hop });
+}
+
+static bool next_hop_will_do(struct km *km, const struct way_query *q, const char *next)
+{
+	return is_open_to(km, next) && leads_on(km, q, next);
 }
 
 static bool will_do(struct km *km, const struct way_query *q, const struct known_way *w)
@@ -301,10 +307,11 @@ static bool is_answered(struct asking *a, enum status s, const struct km_answer 
 	return answer->err.status == ST_OK;
 }
 
-/* Of a route that a controller gave: from here to the destination, and no node twice. */
+/* Of a route that a controller gave: from here to the destination, no node twice, and no hop that has failed: pad
+ * would be spent on it again. */
 static bool is_sound(const struct km *km, const struct way_query *q, const struct km_route *r)
 {
-	if (r->count < 2 || r->count > KM_ROUTE_MAX || strcmp(r->nodes[0], km->name) != 0 ||
+	if (is_excluded(q, r) || r->count < 2 || r->count > KM_ROUTE_MAX || strcmp(r->nodes[0], km->name) != 0 ||
 	    strcmp(r->nodes[r->count - 1], q->destination) != 0)
 		return false;
 	for (uint32_t i = 0; i < r->count; i++)
@@ -326,7 +333,8 @@ static void route_answered(enum status s, const void *answer, void *arg)
 		return;
 	}
 	if (r->count == 0 || !is_sound(a->km, &a->q, &r->routes[0])) {
-		a->found(a->arg, ST_NO_ROUTE, "the controller's route does not lead from here to the destination", NULL);
+		a->found(a->arg, ST_NO_ROUTE,
+		         "the controller's route does not lead from here to the destination, or over a hop that failed", NULL);
 		free(a);
 		return;
 	}
@@ -351,8 +359,10 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 		free(a);
 		return;
 	}
-	if (r->hops_left == 0) {
-		a->found(a->arg, ST_NO_ROUTE, "the controller's answer allows no further hop", NULL);
+	if (r->hops_left == 0 || !leads_on(a->km, &a->q, r->next_hop)) {
+		a->found(a->arg, ST_NO_ROUTE,
+		         r->hops_left == 0 ? "the controller's answer allows no further hop"
+		                           : "the controller's next hop leads back, or over one that failed", NULL);
 		free(a);
 		return;
 	}

@@ -422,6 +422,8 @@ static void dispatch(struct call *c)
 	}
 	if (c->fate == FATE_OVERTAKEN)
 		delay += 300 * MS;
+	if (c->fate == FATE_COPY_BEFORE)
+		delay += 2 * MS;
 	if (c->fate == FATE_DROP || (dice && sim_chance(s, f->drop))) {
 		s->stats.dropped++;
 		sim_say(s, "%s -> %s: %s is lost", c->from->name, c->to->name, message_name(c->m));
@@ -434,6 +436,8 @@ static void dispatch(struct call *c)
 	}
 	if (c->fate == FATE_COPY)
 		deliver(c, c->message, delay + 3 * NS_PER_S);
+	if (c->fate == FATE_COPY_BEFORE)
+		deliver(c, c->message, delay - 2 * MS);
 	if (c->m == KM_RELAY && dice) {
 		attack(c);
 		if (c->delivery_count < DELIVERIES_MAX)
@@ -479,7 +483,7 @@ void net_send(struct party *from, const char *name, enum km_message m, const voi
 	c->epoch = conn_of(s, from, to)->epoch;
 	check_sent(s, from, to, m, message);
 	if (from->kind != PARTY_MODULE && to->kind != PARTY_MODULE && s->hook != NULL && !s->settling)
-		c->fate = s->hook(s, m, from->name, to->name, message, s->hook_arg);
+		c->fate = s->hook(s, m, from->name, to->name, c->message, s->hook_arg);
 	if (from->kind == PARTY_MODULE || to->kind == PARTY_MODULE)
 		c->fate = FATE_DELIVER;
 	at(c, timeout, timed_out, c);

@@ -97,16 +97,17 @@ void sim_request(struct sim *s, unsigned a, unsigned b, uint32_t number, uint32_
 /* The text of the last one that was refused. */
 const char *sim_refusal(const struct sim *s);
 
-/* Asked of every message that is sent between KMs, or KM and controller, before the dice are. */
+/* Asked of every message that is sent between KMs, or KM and controller, before the dice are; it may be altered. */
 enum sim_fate {
 	FATE_DICE,
 	FATE_DELIVER,
 	FATE_DROP,
 	FATE_DROP_ANSWER,
 	FATE_TWICE,
-	FATE_COPY,      /* and a copy three seconds later */
-	FATE_LATE,      /* behind its time-out */
-	FATE_OVERTAKEN, /* late, but in time */
+	FATE_COPY,        /* and a copy three seconds later */
+	FATE_COPY_BEFORE, /* which overtakes it; it is answered itself */
+	FATE_LATE,        /* behind its time-out */
+	FATE_OVERTAKEN,   /* late, but in time */
 };
 const char *message_name(enum km_message m);
 typedef enum sim_fate (*sim_hook)(struct sim *s, enum km_message m, const char *from, const char *to,

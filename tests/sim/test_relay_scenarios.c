@@ -450,100 +450,6 @@ static void no_path(void **state)
 	end(s);
 }
 
-/* ---- what those who ask are told --------------------------------------------------------------------------------------------- */
-
-struct failure {
-	const char *what;
-	enum km_message lost; /* KM_MESSAGES: none */
-	enum sim_fate fate;
-	void (*happens)(struct sim *s);
-	enum status told;
-	const char *text; /* and in words; "": it was not refused */
-};
-
-static void far_end_is_dead(struct sim *s)
-{
-	sim_kill(sim_node(s, 2));
-}
-
-static void middle_is_dead(struct sim *s)
-{
-	sim_kill(sim_node(s, 1));
-}
-
-static void no_controller(struct sim *s)
-{
-	sim_kill_controller(s, SIM_ALL);
-}
-
-static void far_link_is_cut(struct sim *s)
-{
-	sim_cut(s, 1, 2, UINT64_MAX);
-}
-
-static void store_is_full(struct sim *s)
-{
-	const struct sim_faults f = { .storage_full = 1000 };
-
-	sim_set_faults(s, &f);
-}
-
-static void no_way(struct sim *s)
-{
-	const struct sim_faults f = { .control_no_route = 1000 };
-
-	sim_set_faults(s, &f);
-}
-
-/* One request over two hops, and what its application is told. */
-static void every_failure_has_its_status(void **state)
-{
-	static const struct failure failures[] = {
-		{ "nothing", KM_MESSAGES, FATE_DICE, NULL, ST_OK, "" },
-		{ "the far end is dead", KM_MESSAGES, FATE_DICE, far_end_is_dead, ST_PEER_UNREACHABLE,
-		  "the far key manager is not reached" },
-		{ "the node between is dead", KM_MESSAGES, FATE_DICE, middle_is_dead, ST_LINK_DOWN,
-		  "no QKD link of this node is open" },
-		{ "the far link is cut", KM_MESSAGES, FATE_DICE, far_link_is_cut, ST_NO_ROUTE,
-		  "controller controller knows no way from km000 to km002: see whether the links are up" },
-		{ "the controller knows no way", KM_MESSAGES, FATE_DICE, no_way, ST_NO_ROUTE, "the controller: no-route" },
-		{ "the controller is away", KM_MESSAGES, FATE_DICE, no_controller, ST_NO_ROUTE,
-		  "the controller is not reached, and no route is remembered" },
-		{ "the controller answers too late", KM_CK_NOTIFICATION, FATE_LATE, NULL, ST_NO_ROUTE,
-		  "the controller does not answer, and no route is remembered" },
-		{ "the store takes nothing", KM_MESSAGES, FATE_DICE, store_is_full, ST_STORAGE,
-		  "the key store could not be written" },
-		{ "relays are lost", KM_RELAY, FATE_DROP, NULL, ST_TIMED_OUT, "on their way and have not arrived in time" },
-		{ "answers to relays are lost", KM_RELAY, FATE_DROP_ANSWER, NULL, ST_OK, "" },
-		{ "completions are lost", KM_COMPLETION, FATE_DROP, NULL, ST_OK, "" },
-		{ "verifications are lost", KM_VERIFY, FATE_DROP, NULL, ST_TIMED_OUT,
-		  "on their way and have not arrived in time" },
-		{ "assignments are lost", KM_ASSIGN, FATE_DROP, NULL, ST_TIMED_OUT,
-		  "did not answer in time; these keys are voided" },
-		{ "answers to assignments are lost", KM_ASSIGN, FATE_DROP_ANSWER, NULL, ST_TIMED_OUT,
-		  "did not answer in time; these keys are voided" },
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(failures); i++) {
-		const struct failure *f = &failures[i];
-		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
-		struct victim v = { .m = f->lost, .fate = f->fate, .left = 1000 };
-		uint32_t told;
-
-		sim_set_hook(s, strike, &v);
-		if (f->happens != NULL)
-			f->happens(s);
-		sim_run(s, NS_PER_S);
-		told = ask(s, 0, 2, 3 * NS_PER_S);
-		if (told != f->told)
-			fail_msg("%s: told %s, not %s", f->what, status_name((enum status)told), status_name(f->told));
-		if (strstr(sim_refusal(s), f->text) == NULL)
-			fail_msg("%s: told \"%s\"", f->what, sim_refusal(s));
-		end(s);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -568,7 +474,6 @@ int main(void)
 		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
 		cmocka_unit_test(no_path),
-		cmocka_unit_test(every_failure_has_its_status),
 	};
 
 	log_open("test_relay_scenarios", LOG_LEVEL_FATAL);
