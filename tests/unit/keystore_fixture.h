@@ -298,6 +298,12 @@ FIXTURE struct ks_pool get(struct store *x, int pool)
 	return o.got;
 }
 
+/* Of one pool; what is before these differs in padding, too. */
+FIXTURE void assert_same_cursors(const struct ks_pool *a, const struct ks_pool *b)
+{
+	assert_memory_equal(&a->head, &b->head, sizeof *a - offsetof(struct ks_pool, head));
+}
+
 FIXTURE enum status settle(struct store *x, int pool, uint64_t ready)
 {
 	return op_simple(x, (struct op){.kind = OP_SETTLE, .pool = pool_id(pool), .offset = ready});
