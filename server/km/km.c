@@ -439,6 +439,7 @@ static enum status add_link(struct km *km, const struct km_link_options *o, stru
 	l->view.leader = strcmp(km->name, o->peer) < 0;
 	l->complaints.interval_ns = NS_PER_S;
 	l->complaints.burst = 10;
+	l->pull_timer = env_timer_new(km->env, link_pull, l);
 	HASH_ADD_STR(km->links, view.name, l);
 	return ST_OK;
 }

@@ -168,8 +168,6 @@ void handle_register(struct km *km, const char *from, const void *message, km_re
 	l->module.alarm_count = 0; /* it tells those that stand again */
 	l->module.ask_at = env_mono(km->env) + km->limits.status_interval;
 	l->pulling = false;
-	if (l->pull_timer == NULL)
-		l->pull_timer = env_timer_new(km->env, link_pull, l);
 	log_info("link %s: module %s registered (%s, %s)", l->view.name, l->module.name, m->protocol,
 	         m->pull ? "pull" : "push");
 	km_done(reply, arg);

@@ -8,6 +8,7 @@ truncated and random XDR                          random_arguments…           
 bytes behind the probe                            garbage_before_tls…               garbage_in_cleartext
 no ALPN, wrong CA, expired certificate            only_good_certificates…           bad_certificates
 right CA but wrong role                           a_role_may_do…                    random_arguments
+right role, and gone at once                      a_module_goes_before…             –
 right CA but wrong name                           another_name                      another_name
 cleartext calls                                   cleartext_is_refused              calls_in_cleartext
 a probe inside TLS                                a_role_may_do…                    random_arguments
@@ -106,6 +107,19 @@ class Hostile(Attacked):
         with Peer(self.address).starttls(self.certificate("alice-1")) as module:
             self.assertEqual(module.ask(PROGRAMS["ak"], 1, bytes(200)), ("auth", AUTH_FAILED))
             self.assertEqual(module.ask(PROGRAMS["kx1"], 1, bytes(200)), ("auth", AUTH_FAILED))
+        self.assert_serves()
+
+    def test_a_module_goes_before_it_registers(self):
+        """... which none has yet at this key manager: it is not heard of again."""
+        quantumd = next(name for name in self.before if name.startswith("quantum"))
+        for word, daemon in ("stop", quantumd), ("stop", "alice/kmd"), ("start", "alice/kmd"):
+            run("qkdn-lab", word, self.lab.folder, daemon)
+        self.before = self.lab.running()
+        for _ in range(3):
+            with Peer(self.address).starttls(self.certificate("alice-1")) as module:
+                self.assertEqual(module.ask(PROGRAMS["kq2"], 0), ("accepted", 0))
+        run("qkdn-lab", "start", self.lab.folder, quantumd)
+        self.before = {**self.lab.running(), **self.before}
         self.assert_serves()
 
     def test_bad_records_inside_tls_end_the_connection(self):
