@@ -58,6 +58,12 @@ class Programs(Case):
                     self.assertEqual(done.returncode, 1)
                     self.assertIn(f"{name} {command}", done.stderr)
         self.assertIn('there is "km change-master-key" or "km status"', run("qkdnctl", "km", check=False).stderr)
+        for words, told in ((("--disjoint", "4294967297", "a", "b"), "give a number from 1 to 8"),
+                            (("a", ""), "'' is no name of a node"), (("a", "b" * 65), "is no name of a node"),
+                            (("a", "b", "c"), "unexpected argument 'c'"), (("a",), "name two nodes")):
+            done = run("qkdnctl", "route", "show", *words, check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn(told, done.stderr)
 
     def test_the_manual_pages_know_the_options(self):
         for name in programs():
@@ -75,7 +81,9 @@ class Programs(Case):
     def test_the_manual_pages_know_the_commands_and_statuses(self):
         for name in COMMAND_LINES:
             text = page(name)
+            synopsis = text.split(".Sh SYNOPSIS")[1].split(".Sh ")[0]
             for command in commands(name):
+                self.assertRegex(synopsis, rf"(?m)^\.(Op )?(Cm|Ic) (.* )?{command}\b", (name, command))
                 noun, *verb = command.split()
                 self.assertRegex(text, rf"(?m)^\.(Cm|It Cm|Ss|Ic|It Ic).*\b{noun}\b", (name, command))
                 for word in verb:

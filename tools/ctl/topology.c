@@ -211,6 +211,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	bool is_route = strstr(state->argv[0], "route") != NULL;
+	unsigned long n;
 	char *end;
 
 	switch (key) {
@@ -218,13 +219,16 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		state->child_inputs[0] = &a->where;
 		return 0;
 	case OPTION_DISJOINT:
-		a->disjoint = (unsigned)strtoul(arg, &end, 10);
-		if (*end != '\0' || a->disjoint < 1 || a->disjoint > MC_ROUTES_MAX)
+		n = strtoul(arg, &end, 10);
+		if (*end != '\0' || n < 1 || n > MC_ROUTES_MAX)
 			argp_error(state, "--disjoint %s: give a number from 1 to %d", arg, MC_ROUTES_MAX);
+		a->disjoint = (unsigned)n;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (!is_route || state->arg_num > 1 || !name_is_valid(arg))
+		if (!is_route || state->arg_num > 1)
 			argp_error(state, "unexpected argument '%s'", arg);
+		if (!name_is_valid(arg))
+			argp_error(state, "'%s' is no name of a node", arg);
 		*(state->arg_num == 0 ? &a->source : &a->destination) = arg;
 		return 0;
 	case ARGP_KEY_END:
