@@ -504,6 +504,7 @@ void km_stop(struct km *km)
 	}
 	fetch_stop(km);
 	make_verified_ready(km);
+	ways_save(km);
 }
 
 void km_free(struct km *km)

@@ -3,7 +3,8 @@
  * them still.
  *
  * A note for each destination, "ways/" and its name, holds its ways in their order. It is written within a second
- * of what is new in it, beside the relays: one that is lost with a kill is asked for again.
+ * of what is new in it, beside the relays: one that is lost with a kill is asked for again. A start deletes those that
+ * are too old to be used.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,11 @@ static void write_way(struct saved *to, const struct known_way *w, bool disjoint
 	}
 }
 
+static size_t ways_key(char key[WAYS_KEY_MAX + 1], const char *destination)
+{
+	return (size_t)snprintf(key, WAYS_KEY_MAX + 1, "ways/%s", destination);
+}
+
 static enum status save_work(struct ks_txn *t, void *arg)
 {
 	struct saving *w = arg;
@@ -57,9 +63,8 @@ static enum status save_work(struct ks_txn *t, void *arg)
 
 	for (unsigned i = 0; i < w->count && s == ST_OK; i++) {
 		char key[WAYS_KEY_MAX + 1];
-		int len = snprintf(key, sizeof key, "ways/%s", w->saved[i].destination);
 
-		s = ks_note_put(t, key, (size_t)len, w->saved[i].bytes, w->saved[i].len);
+		s = ks_note_put(t, key, ways_key(key, w->saved[i].destination), w->saved[i].bytes, w->saved[i].len);
 	}
 	return s;
 }
@@ -114,6 +119,7 @@ struct found_note {
 
 struct loading {
 	struct km *km;
+	uint64_t now, lifetime; /* of a way */
 	struct found_note *found;
 };
 
@@ -174,24 +180,50 @@ static bool find_note(const void *key, size_t key_len, const void *value, size_t
 	return true;
 }
 
+static void found_note_free(struct found_note *f)
+{
+	free(f->note.bytes);
+	free(f);
+}
+
 static void loading_clear(struct loading *w)
 {
 	struct found_note *f, *next;
 
-	LL_FOREACH_SAFE (w->found, f, next) {
-		free(f->note.bytes);
-		free(f);
-	}
+	LL_FOREACH_SAFE (w->found, f, next)
+		found_note_free(f);
 	w->found = NULL;
+}
+
+static bool is_of_use(const struct loading *w, const struct saved *s)
+{
+	const char *nodes[KM_ROUTE_MAX];
+	struct way_note note;
+
+	for (size_t at = 0, len; (len = read_way(s->bytes + at, s->len - at, &note, nodes)) > 0; at += len)
+		if (w->now <= note.learned_at || w->now - note.learned_at < w->lifetime)
+			return true;
+	return false;
 }
 
 static enum status load_work(struct ks_txn *t, void *arg)
 {
 	struct loading *w = arg;
+	enum status s = ST_OK;
+	struct found_note *f, *next;
 
 	loading_clear(w);
 	ks_note_each(t, "ways/", 5, find_note, w);
-	return ST_OK;
+	LL_FOREACH_SAFE (w->found, f, next) {
+		char key[WAYS_KEY_MAX + 1];
+
+		if (is_of_use(w, &f->note))
+			continue;
+		s = s == ST_OK ? ks_note_delete(t, key, ways_key(key, f->note.destination)) : s;
+		LL_DELETE(w->found, f);
+		found_note_free(f);
+	}
+	return s;
 }
 
 static void load_done(enum status s, void *arg)
@@ -211,5 +243,7 @@ void ways_load(struct km *km)
 	struct loading *w = xcalloc(1, sizeof *w);
 
 	w->km = km;
+	w->now = env_utc(km->env);
+	w->lifetime = km->limits.route_lifetime;
 	ks_submit(km->ks, load_work, load_done, w);
 }

@@ -99,6 +99,10 @@ class ControllerAway(Case):
                 self.assertTrue(status["remembering"])
                 self.assertGreaterEqual(status["routes_remembered"], 3)
                 self.assertIn("does not answer: relays go the way that it gave last", self.lab.logs())
+                run("qkdn-lab", "stop", self.lab.folder, "amber/kmd")  # it knows them still when it is back
+                run("qkdn-lab", "start", self.lab.folder, "amber/kmd")
+                self.assertTrue(eventually(lambda: self.answer() == "ok"), self.lab.logs()[-3000:])
+                self.assertTrue(self.km("amber")["remembering"])
                 for daemon in [d["name"] for d in self.lab.status()["daemons"] if d["name"].endswith("/controllerd")]:
                     run("qkdn-lab", "start", self.lab.folder, daemon)
                 self.learns_again()

@@ -383,6 +383,58 @@ static void ways_are_remembered_by_a_restarted_km(void **state)
 	}
 }
 
+static bool count_note(const void *key, size_t key_len, const void *value, size_t len, void *arg)
+{
+	(void)key;
+	(void)key_len;
+	(void)value;
+	(void)len;
+	++*(unsigned *)arg;
+	return true;
+}
+
+static enum status count_ways(struct ks_txn *t, void *arg)
+{
+	ks_note_each(t, "ways/", 5, count_note, arg);
+	return ST_OK;
+}
+
+static void counted(enum status s, void *arg)
+{
+	(void)arg;
+	assert_int_equal(s, ST_OK);
+}
+
+static unsigned ways_kept(struct sim *s, unsigned node)
+{
+	unsigned count = 0;
+
+	ks_submit(sim_store(sim_node(s, node)), count_ways, counted, &count);
+	sim_run(s, NS_PER_S);
+	return count;
+}
+
+/* Notes do not pile up: a start drops those that are too old, of nodes that are no more, and keeps the others. */
+static void old_ways_are_dropped_at_a_start(void **state)
+{
+	struct sim *s = network(4, SIM_LINE, SIM_CENTRALIZED, on_demand_and_forgetful);
+	static const unsigned kept[] = { 2, 1, 0 };
+
+	(void)state;
+	assert_int_equal(ask_for_many(s, 0, 3, 2 * NS_PER_S), ST_OK);
+	sim_run(s, 30 * NS_PER_S);
+	assert_int_equal(ask_for_many(s, 0, 2, 2 * NS_PER_S), ST_OK);
+	sim_kill_controller(s, SIM_ALL);
+	for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+		sim_kill(sim_node(s, 0));
+		sim_start(sim_node(s, 0));
+		sim_run(s, NS_PER_S);
+		assert_int_equal(ways_kept(s, 0), kept[i]);
+		sim_run(s, 30 * NS_PER_S);
+	}
+	end(s);
+}
+
 static void a_controller_that_answers_too_late(void **state)
 {
 	(void)state;
@@ -470,6 +522,7 @@ int main(void)
 		cmocka_unit_test(ways_are_remembered_while_the_controller_is_away),
 		cmocka_unit_test(ways_are_not_remembered_for_ever),
 		cmocka_unit_test(ways_are_remembered_by_a_restarted_km),
+		cmocka_unit_test(old_ways_are_dropped_at_a_start),
 		cmocka_unit_test(a_controller_that_answers_too_late),
 		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
