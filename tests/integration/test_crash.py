@@ -232,14 +232,14 @@ class Crash(Case):
             print(f"{kills} kills; {told}; {given_up} bytes of KSA-keys and {in_blocks} of QKD-keys given up or waiting; "
                   f"{both} bytes in {pools} pools alike", file=sys.stderr)
 
-    def test_kill_on_a_line(self):
+    def kill_on_a_line(self, control):
         """Any daemon of three nodes and their controllers, while every key is relayed over the one between."""
         print(f"QKDN_CRASH_SEED={SEED}", file=sys.stderr)
         with self.subTest(seed=SEED):
-            self.up(LINE % self.random.choice(["centralized", "distributed"]))
+            self.up(LINE % control)
             self.keys_flow()
             load = Load(self, self.lab)
-            kills = self.kill_for(SECONDS / 2)
+            kills = self.kill_for(SECONDS / 4)
             self.keys_flow()
             events = load.finish(self)
             told = self.check(events)
@@ -249,6 +249,12 @@ class Crash(Case):
             alone = self.lab.check_stores()
             print(f"{kills} kills; {told}; {given_up} bytes given up or waiting; {alone} bytes at destinations alone",
                   file=sys.stderr)
+
+    def test_kill_on_a_line_centralized(self):
+        self.kill_on_a_line("centralized")
+
+    def test_kill_on_a_line_distributed(self):
+        self.kill_on_a_line("distributed")
 
     def test_copies_taken_at_any_moment(self):
         """As if all writing had stopped there: the writer is stopped while its files are copied."""
