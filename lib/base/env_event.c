@@ -1,4 +1,7 @@
-/* env_event.c - env over libevent. Posts from other threads come through an eventfd. */
+/*
+ * env_event.c - env over libevent. What is posted from other threads wakes the loop through an eventfd; what is posted
+ * in its own needs no system call.
+ */
 #include "env_event.h"
 
 #include <event2/event.h>
@@ -22,9 +25,12 @@ struct env_event {
 	struct event_base *base;
 	struct event *wakeup;
 	int wakeup_fd;
-	pthread_mutex_t lock; /* over the three below */
+	pthread_mutex_t lock; /* over the five below */
 	struct post *first, **last;
 	bool woken;
+	bool running;
+	pthread_t runner; /* the loop's thread, while it runs */
+	bool posting;     /* of that thread: it runs what was posted */
 };
 
 struct env_timer {
@@ -105,11 +111,19 @@ static void event_timer_free(struct env_timer *t)
 	free(t);
 }
 
+/* At the end of this turn; what a post posts, not before the loop has looked for input and timers again. */
+static void wake_self(struct env_event *e)
+{
+	event_active(e->wakeup, EV_TIMEOUT, 0);
+	if (e->posting)
+		event_base_loopcontinue(e->base);
+}
+
 static void event_post(struct env *env, env_cb cb, void *arg)
 {
 	struct env_event *e = container_of(env, struct env_event, env);
 	struct post *p = xcalloc(1, sizeof *p);
-	bool wake;
+	bool wake, from_loop;
 
 	p->cb = cb;
 	p->arg = arg;
@@ -118,8 +132,11 @@ static void event_post(struct env *env, env_cb cb, void *arg)
 	e->last = &p->next;
 	wake = !e->woken;
 	e->woken = true;
+	from_loop = e->running && pthread_equal(e->runner, pthread_self());
 	pthread_mutex_unlock(&e->lock);
-	if (wake && eventfd_write(e->wakeup_fd, 1) != 0)
+	if (wake && from_loop)
+		wake_self(e);
+	else if (wake && eventfd_write(e->wakeup_fd, 1) != 0)
 		log_fatal("waking the event loop failed");
 }
 
@@ -129,8 +146,7 @@ static void run_posts(evutil_socket_t fd, short what, void *arg)
 	struct post *p, *next;
 	eventfd_t count;
 
-	(void)what;
-	if (eventfd_read(fd, &count) != 0)
+	if ((what & EV_READ) != 0 && eventfd_read(fd, &count) != 0)
 		return;
 	pthread_mutex_lock(&e->lock);
 	p = e->first;
@@ -138,11 +154,13 @@ static void run_posts(evutil_socket_t fd, short what, void *arg)
 	e->last = &e->first;
 	e->woken = false;
 	pthread_mutex_unlock(&e->lock);
+	e->posting = true;
 	for (; p != NULL; p = next) {
 		next = p->next;
 		p->cb(p->arg);
 		free(p);
 	}
+	e->posting = false;
 }
 
 static void event_random(struct env *env, void *p, size_t len)
@@ -198,9 +216,21 @@ struct event_base *env_event_base(struct env *env)
 	return container_of(env, struct env_event, env)->base;
 }
 
+static void set_running(struct env_event *e, bool running)
+{
+	pthread_mutex_lock(&e->lock);
+	e->running = running;
+	e->runner = pthread_self();
+	pthread_mutex_unlock(&e->lock);
+}
+
 void env_event_run(struct env *env)
 {
-	event_base_dispatch(env_event_base(env));
+	struct env_event *e = container_of(env, struct env_event, env);
+
+	set_running(e, true);
+	event_base_dispatch(e->base);
+	set_running(e, false);
 }
 
 void env_event_stop(struct env *env)

@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,6 +185,110 @@ static void real_timers_are_never_early(void **state)
 	env_event_free(t.env);
 }
 
+/* Posts itself again and again: neither timers nor other threads may have to wait for its end. */
+struct poster {
+	struct env *env;
+	struct env_timer *timer;
+	unsigned posts, seen, told;
+	bool over;
+	pthread_t other;
+};
+
+enum { POSTS_MOST = 10 * 1000 * 1000 };
+
+static void post_again(void *arg)
+{
+	struct poster *p = arg;
+
+	if (!p->over && ++p->posts < POSTS_MOST)
+		env_post(p->env, post_again, p);
+	if (p->posts == POSTS_MOST)
+		env_event_stop(p->env);
+}
+
+static void other_told(void *arg)
+{
+	struct poster *p = arg;
+
+	if (++p->told < 2)
+		return;
+	p->over = true;
+	env_event_stop(p->env);
+}
+
+static void *tell_from_elsewhere(void *arg)
+{
+	struct poster *p = arg;
+
+	env_post(p->env, other_told, p);
+	return NULL;
+}
+
+static void begin_posting(void *arg)
+{
+	struct poster *p = arg;
+
+	env_timer_set(p->env, p->timer, 5 * NS_PER_MS);
+	assert_int_equal(pthread_create(&p->other, NULL, tell_from_elsewhere, p), 0);
+	post_again(p);
+}
+
+static void posts_leave_room_for_others(void **state)
+{
+	struct poster p = { .env = env_event_new() };
+
+	(void)state;
+	p.timer = env_timer_new(p.env, other_told, &p);
+	env_post(p.env, begin_posting, &p); /* before the loop runs */
+	env_event_run(p.env);
+	assert_int_equal(pthread_join(p.other, NULL), 0);
+	assert_int_equal(p.told, 2);
+	assert_true(p.posts > 0 && p.posts < POSTS_MOST);
+	env_timer_free(p.env, p.timer);
+	env_event_free(p.env);
+}
+
+static void see_order(void *arg)
+{
+	struct poster *p = arg;
+
+	assert_int_equal(p->seen++ % 2, 0);
+}
+
+static void see_last(void *arg)
+{
+	struct poster *p = arg;
+
+	assert_int_equal(p->seen++ % 2, 1);
+	if (p->seen == 4)
+		env_event_stop(p->env);
+}
+
+static void post_two(void *arg)
+{
+	struct poster *p = arg;
+	unsigned before = p->seen;
+
+	env_post(p->env, see_order, p);
+	env_post(p->env, see_last, p);
+	assert_int_equal(p->seen, before); /* not before this callback is over */
+}
+
+/* From a timer's callback, and from a post. */
+static void posts_run_in_order_after_the_callback(void **state)
+{
+	struct poster p = { .env = env_event_new() };
+
+	(void)state;
+	p.timer = env_timer_new(p.env, post_two, &p);
+	env_timer_set(p.env, p.timer, 0);
+	env_post(p.env, post_two, &p);
+	env_event_run(p.env);
+	assert_int_equal(p.seen, 4);
+	env_timer_free(p.env, p.timer);
+	env_event_free(p.env);
+}
+
 static void freed_secrets_come_back_zeroed(void **state)
 {
 	enum { LARGE = 100 * 1000, MANY = 100 };
@@ -252,6 +357,8 @@ int main(void)
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
 		cmocka_unit_test(real_timers_are_never_early),
+		cmocka_unit_test(posts_leave_room_for_others),
+		cmocka_unit_test(posts_run_in_order_after_the_callback),
 		cmocka_unit_test(addresses_split),
 	};
 
