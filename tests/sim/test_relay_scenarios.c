@@ -49,6 +49,29 @@ static void on_demand_over_two_hops(void **state)
 	end_with_loss(s, 0, 0);
 }
 
+static void large(struct sim_options *o)
+{
+	on_demand(o);
+	o->block_interval = 8 * NS_PER_S;
+	o->block_size = 16 * 1024;
+}
+
+/* As many key managers as the largest network has that was published, all in this process: a key over each of its
+ * links. */
+static void over_the_144_links_of_145_nodes(void **state)
+{
+	struct sim *s = network(145, SIM_LINE, SIM_CENTRALIZED, large);
+	struct sim_stats stats;
+
+	(void)state;
+	assert_int_equal(ask(s, 0, 144, 5 * NS_PER_S), ST_OK);
+	sim_stats(s, &stats);
+	assert_int_equal(stats.fetched, 1);
+	assert_int_equal(stats.pad_lost, 0);
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
 static void reservations_go_beside(void **state)
 {
 	struct sim *s = network(4, SIM_LINE, SIM_CENTRALIZED, with_reservations);
@@ -508,6 +531,7 @@ int main(void)
 		cmocka_unit_test(neighbours_share_keys),
 		cmocka_unit_test(far_nodes_share_keys),
 		cmocka_unit_test(on_demand_over_two_hops),
+		cmocka_unit_test(over_the_144_links_of_145_nodes),
 		cmocka_unit_test(reservations_go_beside),
 		cmocka_unit_test(link_down_in_the_middle_of_a_relay),
 		cmocka_unit_test(node_on_the_way_killed_before_forwarding),
