@@ -17,6 +17,13 @@ from unittest import mock
 from qkdn_test import BUILD, SANITIZED, TWO_NODES, Case, Lab, eventually, program, write
 from test_crash import Load
 
+LINE = """
+control = "%s"; relay_ahead = false;
+nodes = ( { name = "alice"; applications = [ "app1" ]; }, { name = "bob"; },
+          { name = "carol"; applications = [ "app2" ]; } );
+links = ( { name = "alice-bob"; between = [ "alice", "bob" ]; rate = "fixed"; fixed_rate = 8000000.0; },
+          { name = "bob-carol"; between = [ "bob", "carol" ]; rate = "fixed"; fixed_rate = 8000000.0; } );
+"""
 PIECE = 12  # bytes of a key that must not be found, from any place in it
 
 
@@ -131,6 +138,25 @@ class Memory(Case):
         for key in keys.values():
             for piece in key.hex()[:24], key[:8].hex(" "):
                 self.assertNotIn(piece, texts)
+
+
+@unittest.skipIf(SANITIZED, "a sanitizer keeps what was freed, and terabytes of shadow")
+@unittest.skipUnless(os.geteuid() == 0, "reading a daemon's memory needs root")
+class Between(Case):
+    def test_a_node_between_holds_nothing_that_it_has_forwarded(self):
+        """Neither of keys that were fetched nor of those that wait at the ends; once it is told that they arrived."""
+        for control in "centralized", "distributed":
+            with self.subTest(control):
+                lab = Lab(write(self.path("topology.conf"), LINE % control), self.path(control))
+                self.addCleanup(lab.down)
+                self.assertTrue(eventually(lambda: lab.keyreq("app1", "get", "--to", "app2", "--timeout", "5",
+                                                              check=False).returncode == 0))
+                keys = supply(lab)
+                for number, size in (100, 256), (3, 8192):
+                    keys.update(list(lab.get("app1", "app2", number, size).items())[-5:])
+                pid = lab.running()["bob/kmd"]
+                self.assertTrue(eventually(lambda: found(pid, keys) == []), found(pid, keys))
+                lab.down()
 
 
 def kernel_writes_cores_here():
