@@ -334,11 +334,11 @@ void sim_kill(struct node *n)
 	s->stats.kills++;
 	n->party.alive = n->party.listening = false;
 	n->party.incarnation++;
-	jobs_drop(&n->queue);
 	net_party_died(&n->party);
 	app_node_died(n);
 	add_counters(&n->past, km_counters(n->km));
 	km_stop(n->km);
+	jobs_drop(&n->queue); /* what it begins when it is stopped, too */
 	km_free(n->km);
 	n->km = NULL;
 	env_virtual_free(n->env);
