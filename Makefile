@@ -362,14 +362,14 @@ THREAD_UNITS := base client rpc rpc_refusals keystore keystore_crash
 check-thread:
 	$(Q)$(MAKE) SANITIZE=thread BUILD=$(BUILD)/tsan all $(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) \
 		$(TEST_PROGRAMS:%=$(BUILD)/tsan/tests/bin/%)
-	$(Q)tests/watched tests/run --build $(BUILD)/tsan $(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) \
-		$(patsubst %,tests/integration/test_%.py,first_key supply crash)
+	$(Q)QKDN_TEST_TIMEOUT=1800 tests/watched tests/run --build $(BUILD)/tsan \
+		$(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) $(patsubst %,tests/integration/test_%.py,first_key supply crash)
 
 VALGRIND_UNITS := $(filter-out confine keystore_memory,$(UNITS))
 check-valgrind: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
 	$(Q)tests/valgrind $(BUILD) $(BUILD)/valgrind
-	$(Q)QKDN_ROUNDS=10 tests/watched tests/run --build $(BUILD)/valgrind $(VALGRIND_UNITS:%=$(BUILD)/valgrind/tests/unit/test_%) \
-		$(patsubst %,tests/integration/test_%.py,first_key keyreq procedures)
+	$(Q)QKDN_ROUNDS=10 QKDN_TEST_TIMEOUT=1800 tests/watched tests/run --build $(BUILD)/valgrind \
+		$(VALGRIND_UNITS:%=$(BUILD)/valgrind/tests/unit/test_%) $(patsubst %,tests/integration/test_%.py,first_key keyreq procedures)
 
 # ---- installing -------------------------------------------------------------------------------
 bindir   ?= $(prefix)/bin

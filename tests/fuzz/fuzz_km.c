@@ -96,8 +96,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_net_init(&f.net);
 	set_up_core(&f);
 	fuzz_net_join(&f.net, who_is, PEERS);
-	for (int i = 0; i < MODULE; i++)
-		km_peer_up(f.km, who_is[i].name, true);
+	for (unsigned i = 0; i < MODULE; i++)
+		fuzz_net_connect(&f.net, i, true);
 	fuzz_net_send(&f.net, mouths, ARRAY_LEN(mouths), 32, data, size);
 	world_run(f.net.world, NS_PER_S / 4);
 	km_stop(f.km);

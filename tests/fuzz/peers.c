@@ -36,6 +36,14 @@ void fuzz_net_join(struct fuzz_net *n, const struct fuzz_peer *peers, unsigned c
 	}
 }
 
+void fuzz_net_connect(struct fuzz_net *n, unsigned peer, bool up)
+{
+	if (n->connected[peer] == up || n->ep.watch == NULL)
+		return;
+	n->connected[peer] = up;
+	n->ep.watch(&n->conns[peer], up, n->ep.watch_arg);
+}
+
 /* What is left of the input behind the message. */
 static size_t send_one(struct fuzz_net *n, const struct fuzz_mouth *mouth, unsigned procedures, const uint8_t *data,
                        size_t size)
@@ -47,6 +55,11 @@ static size_t send_one(struct fuzz_net *n, const struct fuzz_mouth *mouth, unsig
 	struct buffer record = { .room = 0 };
 	uint8_t *copy;
 
+	if (call.procedure == procedures - 1) {
+		fuzz_net_connect(n, mouth->from, !n->connected[mouth->from]);
+		world_run(n->world, NS_PER_S / 50);
+		return size - HEAD - len;
+	}
 	message_put_call(&record, &call);
 	buffer_append(&record, data + HEAD, len);
 	copy = xcalloc(1, buffer_len(&record)); /* of its very size, so that a read behind it is seen */
