@@ -67,7 +67,8 @@ class Lab:
         if "--netns" in options and os.path.basename(BUILD) == "tsan":
             raise unittest.SkipTest("a process with ThreadSanitizer's thread cannot enter a namespace of mounts")
         self.topology = topology if os.sep in topology else os.path.join(TOP, "examples", topology)
-        run("qkdn-lab", "up", *options, self.topology, folder, timeout=180)
+        patience = ("--wait", "600") if os.path.basename(BUILD) == "valgrind" else ()
+        run("qkdn-lab", "up", *patience, *options, self.topology, folder, timeout=900 if patience else 180)
 
     def down(self):
         """Also looks whether the daemons' filter refused a system call that they need after all."""
