@@ -101,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_net_send(&f.net, mouths, ARRAY_LEN(mouths), 32, data, size);
 	world_run(f.net.world, NS_PER_S / 4);
 	km_stop(f.km);
+	world_run(f.net.world, NS_PER_MS); /* its store comes to rest */
 	ks_close(f.ks);
 	wire_set_core(f.wire, NULL);
 	km_free(f.km);

@@ -123,7 +123,7 @@ struct sim_stats {
 	uint64_t requests, keys, fetched, blocks;
 	uint64_t answered[32]; /* key requests, by status */
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
-	uint64_t pad_lost;            /* bytes of pad under relays that did not arrive */
+	uint64_t pad_lost;            /* bytes of pad under relays that are not known to have arrived */
 	uint64_t pad_counted;         /* the same, by the KMs' counters */
 	uint64_t pad_unsent;          /* that no message ever named, beyond what was too short to be taken */
 	uint64_t relays, relay_bytes, allocations;
