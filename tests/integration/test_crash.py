@@ -122,7 +122,8 @@ class Crash(Case):
         return [int(n) for n in re.findall(r"\d+", done.stdout)]
 
     def pools(self, *nodes):
-        """{(node, kind, source): what it states of that pool}, once nothing moves any more and the ends agree."""
+        """{(node, kind, source): what it states of that pool}, once nothing moves any more, and each end of a link has
+        heard what the other used and gave up."""
         def look():
             return {(node, p["kind"], p["source"]): p for node in nodes for p in json.loads(
                 run("qkdnctl", "pool", "list", "--lab", self.lab.folder, "--node", node, "--json").stdout)
@@ -132,8 +133,9 @@ class Crash(Case):
             before, _, after = look(), time.sleep(1), look()
             ends = collections.defaultdict(set)
             for p in after.values():
-                ends[p["kind"], p["source"], p["destination"]].add((p["ready_up_to"], p["stock"], p["unready"]))
-            return after if before == after and all(len(e) == 1 and not next(iter(e))[2] for e in ends.values()) else None
+                if p["kind"] == "link":
+                    ends[p["source"], p["link"]].add((p["stock"], p["unready"]))
+            return after if before == after and all(len(stocks) == 1 for stocks in ends.values()) else None
         pools = eventually(settled)
         self.assertTrue(pools, f"the pools never come to rest: {look()}")
         return pools
