@@ -429,6 +429,7 @@ struct known_destination {
 		uint64_t at; /* 0: none */
 	} failed[FAILED_MOST]; /* lately, the oldest at failed_next */
 	unsigned failed_next;
+	unsigned steady;   /* so many answers of the controller, one behind another, were the way that was remembered */
 	bool unsaved;      /* its ways are not those in the store */
 	uint64_t saved_at; /* UTC */
 	UT_hash_handle hh;
@@ -459,6 +460,8 @@ typedef void (*way_found)(void *arg, enum status s, const char *text, const stru
 /* Asks the controller; or remembers, where it does not answer. found is called once, perhaps before way_find
  * returns; what the query points to must stand until then. */
 void way_find(struct km *km, const struct way_query *q, way_found found, void *arg);
+/* The way that the controller will most likely answer with; false: that cannot be said. Valid until the next call. */
+bool way_foresee(struct km *km, const struct way_query *q, struct way *way);
 /* That hop failed: other ways are remembered first. */
 void way_failed(struct km *km, const char *destination, const struct km_hop *hop);
 
@@ -468,6 +471,7 @@ typedef void (*ways_found)(void *arg, enum status s, const char *text, const str
 void ways_find_disjoint(struct km *km, const struct way_query *q, uint32_t wanted, ways_found found, void *arg);
 /* A copy that lives by itself; free() frees all of it. */
 struct km_route *route_copy(const struct km_route *r);
+bool route_equal(const struct km_route *a, const struct km_route *b);
 void ways_forget(struct km *km);
 
 /* ---- shares: km_share.c (doc/shares.md) ------------------------------------------------------------------------ */

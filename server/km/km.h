@@ -122,6 +122,7 @@ struct km_counters {
 	uint64_t blocks_received, blocks_agreed, blocks_voided, blocks_differing;
 	uint64_t bytes_voided; /* in flight, and given up */
 	uint64_t pad_lost;     /* bytes of pad under relays that are not known to have arrived */
+	uint64_t pad_unsent;   /* of these, those whose relay did not even leave */
 	uint64_t bytes_discarded; /* of links with a direction that is full */
 	uint64_t relays_sent, relays_forwarded, relays_received, relays_refused;
 	uint64_t relay_bytes;  /* that arrived here */

@@ -5,13 +5,16 @@
  * in distributed operation, and the alternatives that it named with them. They are used for limits.route_lifetime,
  * and only where there is no answer: a controller that refuses is obeyed. A way that failed goes to the end. They
  * outlive this KM's restart (km_recall.c).
+ *
+ * A controller that has given the remembered way again and again will most likely do so once more: what has to be
+ * durable before a relay leaves can be prepared while it is asked (km_transit.c).
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "core.h"
 
-enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096 };
+enum { WAYS_MOST = 8, ALTERNATIVES = 3, DESTINATIONS_MOST = 4096, STEADY_LEAST = 8 };
 
 static const uint64_t PATIENCE_NS = NS_PER_S / 2;            /* with a controller, where a way is remembered */
 static const uint64_t ALTERNATIVES_EVERY_NS = 30 * NS_PER_S; /* asked for again */
@@ -72,7 +75,7 @@ struct km_route *route_copy(const struct km_route *r)
 	return c;
 }
 
-static bool same_route(const struct km_route *a, const struct km_route *b)
+bool route_equal(const struct km_route *a, const struct km_route *b)
 {
 	if (a->count != b->count)
 		return false;
@@ -104,10 +107,10 @@ static void learn(struct km *km, struct known_destination *d, struct known_way *
 	struct known_way *w, *next;
 	unsigned count = 0;
 
-	if (*ways == NULL || !same_route((*ways)->route, route) || now - d->saved_at > km->limits.route_lifetime / 4)
+	if (*ways == NULL || !route_equal((*ways)->route, route) || now - d->saved_at > km->limits.route_lifetime / 4)
 		d->unsaved = true;
 	DL_FOREACH_SAFE (*ways, w, next) {
-		bool same = same_route(w->route, route), same_kind = (w->hops_left == 0) == (hops_left == 0);
+		bool same = route_equal(w->route, route), same_kind = (w->hops_left == 0) == (hops_left == 0);
 
 		if (same_kind && !same && ++count < WAYS_MOST)
 			continue;
@@ -274,9 +277,25 @@ void control_answered(struct km *km)
 struct asking {
 	struct km *km;
 	struct way_query q;
+	struct known_way expected; /* route NULL: none is known */
 	way_found found;
 	void *arg;
 };
+
+static void asking_free(struct asking *a)
+{
+	free(a->expected.route);
+	free(a);
+}
+
+/* Before it is learned. hops_left as the next node is told. */
+static void compare(struct asking *a, struct known_destination *d, const struct km_route *route, uint32_t hops_left)
+{
+	bool same = a->expected.route != NULL && a->expected.hops_left == hops_left &&
+	            route_equal(a->expected.route, route);
+
+	d->steady = same ? d->steady + 1 : 0;
+}
 
 /* Without an answer. */
 static void unanswered(struct km *km, const struct way_query *q, const char *why, way_found found, void *arg)
@@ -302,8 +321,13 @@ static bool is_answered(struct asking *a, enum status s, const struct km_answer 
 		return false;
 	}
 	control_answered(a->km);
-	if (answer->err.status != ST_OK)
+	if (answer->err.status != ST_OK) {
+		struct known_destination *d = known(a->km, a->q.destination);
+
+		if (d != NULL)
+			d->steady = 0;
 		a->found(a->arg, answer->err.status, answer->err.text, NULL);
+	}
 	return answer->err.status == ST_OK;
 }
 
@@ -329,23 +353,24 @@ static void route_answered(enum status s, const void *answer, void *arg)
 	struct known_destination *d;
 
 	if (!is_answered(a, s, answer)) {
-		free(a);
+		asking_free(a);
 		return;
 	}
 	if (r->count == 0 || !is_sound(a->km, &a->q, &r->routes[0])) {
 		a->found(a->arg, ST_NO_ROUTE,
 		         "the controller's route does not lead from here to the destination, or over a hop that failed", NULL);
-		free(a);
+		asking_free(a);
 		return;
 	}
 	d = known_destination(a->km, a->q.destination);
+	compare(a, d, &r->routes[0], 0);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
 		if (is_sound(a->km, &a->q, &r->alternatives[i]))
 			learn(a->km, d, &d->ways, &r->alternatives[i], 0);
 	learn(a->km, d, &d->ways, &r->routes[0], 0);
 	way.route = r->routes[0];
 	a->found(a->arg, ST_OK, "", &way);
-	free(a);
+	asking_free(a);
 }
 
 static void hop_answered(enum status s, const void *answer, void *arg)
@@ -356,24 +381,25 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 	struct known_destination *d;
 
 	if (!is_answered(a, s, answer)) {
-		free(a);
+		asking_free(a);
 		return;
 	}
 	if (r->hops_left == 0 || !leads_on(a->km, &a->q, r->next_hop)) {
 		a->found(a->arg, ST_NO_ROUTE,
 		         r->hops_left == 0 ? "the controller's answer allows no further hop"
 		                           : "the controller's next hop leads back, or over one that failed", NULL);
-		free(a);
+		asking_free(a);
 		return;
 	}
 	d = known_destination(a->km, a->q.destination);
+	compare(a, d, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
 	for (uint32_t i = r->alternative_count; i-- > 0;)
 		learn(a->km, d, &d->ways, &(struct km_route){ 1, &r->alternatives[i] }, r->hops_left);
 	learn(a->km, d, &d->ways, &(struct km_route){ 1, &r->next_hop }, r->hops_left);
 	way.route = (struct km_route){ 1, &r->next_hop };
 	way.hops_left = r->hops_left;
 	a->found(a->arg, ST_OK, "", &way);
-	free(a);
+	asking_free(a);
 }
 
 /* How many alternatives to ask for: now and then; soon again where none is known. */
@@ -456,11 +482,26 @@ void way_find(struct km *km, const struct way_query *q, way_found found, void *a
 		return;
 	}
 	a = xcalloc(1, sizeof *a);
-	*a = (struct asking){ km, *q, found, arg };
+	*a = (struct asking){ .km = km, .q = *q, .found = found, .arg = arg };
+	if (known_way)
+		a->expected = (struct known_way){ .route = route_copy(&way.route), .hops_left = way.hops_left };
 	if (c->distributed)
 		ask_next_hop(a, patience(km, known_way));
 	else
 		ask_route(a, patience(km, known_way));
+}
+
+/* Not around a hop that failed: such an answer is about the one attempt. */
+bool way_foresee(struct km *km, const struct way_query *q, struct way *way)
+{
+	const struct control *c = &km->control;
+	const struct known_destination *d = known(km, q->destination);
+
+	if (c->name == NULL || !c->registered || c->silent || d == NULL || d->steady < STEADY_LEAST || q->excluded_count > 0 ||
+	    !remember(km, q, way))
+		return false;
+	way->remembered = false;
+	return true;
 }
 
 /* ---- routes without a common node, for shares ----------------------------------------------------------------------- */

@@ -8,6 +8,12 @@
  * range itself is only in memory at a node between, and wiped as soon as the next node has it. A kill
  * there loses it: the source finds out and voids it.
  *
+ * Where the controller's answer can be foreseen, a short range is made ready to leave that way while it is asked: the
+ * commit and the question run side by side. Nothing leaves before both are over. With another answer than was
+ * foreseen, or a refusal, those pads are spent in vain, and counted; the way is not foreseen again before the
+ * controller has given it eight times more, nor where pad is short. A kill in between leaves what one behind the
+ * commit always left: spent pads, at the source the note of a range that nobody has.
+ *
  * A clear refusal of the next hop leads to another route, as long as there are attempts left; with pads
  * of another range, since those sent are spent. No answer is no refusal: the range may have arrived.
  */
@@ -18,7 +24,13 @@
 #include "core.h"
 #include "otp.h"
 
-enum { ATTEMPTS_MOST = 4 };
+enum {
+	ATTEMPTS_MOST = 4,
+	FORESEEN_MOST = 16 * 1024, /* bytes of a range: what a change of the way may cost */
+	PLENTY = 8,                /* times the pad that it needs */
+};
+
+struct departure;
 
 struct transit {
 	struct km *km;
@@ -47,6 +59,13 @@ struct transit {
 	struct km_hop excluded_hops[ATTEMPTS_MOST];
 	uint32_t excluded_count, attempts;
 	struct link *out;
+	struct departure *foreseen; /* on the way that the controller is being asked for */
+	struct answer {
+		bool given, as_foreseen;
+		struct err err;
+		struct way way; /* of another that will do */
+		struct km_route *route; /* its, a copy */
+	} answer;
 
 	/* where the range comes from */
 	struct id in_pool;
@@ -202,7 +221,15 @@ struct departure {
 	uint8_t *ciphertext;
 	km_name link;
 	uint64_t link_left; /* bytes in the link pool behind the pads; what there is where they are too few */
+	bool over;          /* the work, with this status */
+	enum status status;
 };
+
+static void departure_free(struct departure *d)
+{
+	free(d->ciphertext);
+	free(d);
+}
 
 static enum status get_text(struct ks_txn *t, struct departure *d)
 {
@@ -279,6 +306,9 @@ static enum status depart_work(struct ks_txn *t, void *arg)
 static void transit_free(struct transit *t)
 {
 	DL_DELETE(t->km->transits, t);
+	if (t->foreseen != NULL && t->foreseen->over) /* the KM ends: else it is the store's */
+		departure_free(t->foreseen);
+	free(t->answer.route);
 	secret_free(&t->text);
 	free(t->message);
 	free(t);
@@ -378,8 +408,6 @@ static void try_another(struct transit *t, const char *to, const struct km_hop *
 	choose(t);
 }
 
-static void depart(struct transit *t, const char *to);
-
 /* Both ends of the link will never use them again. */
 static void pads_lost(struct departure *d, const char *why)
 {
@@ -390,6 +418,13 @@ static void pads_lost(struct departure *d, const char *why)
 	t->km->counters.pad_lost += bytes;
 	link_complain(t->out, "%llu bytes of pad were spent in vain on a relay to %s: %s", (unsigned long long)bytes,
 	              t->destination, why);
+}
+
+/* The same of those that no message has named. */
+static void pads_unsent(struct departure *d, const char *why)
+{
+	d->t->km->counters.pad_unsent += d->t->len + (uint64_t)AUTH_KEY_LEN;
+	pads_lost(d, why);
 }
 
 static void relay_answered(enum status s, const void *answer, void *arg)
@@ -405,8 +440,7 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 		uses_told(&t->out->uses, d->m.unused_below);
 		t->km->counters.relays_forwarded += t->origin != FROM_KSA_POOL;
 		finish(t, ST_OK, true, "");
-		free(d->ciphertext);
-		free(d);
+		departure_free(d);
 		return;
 	}
 	pads_lost(d, s == ST_OK ? a->err.text : status_name(s));
@@ -419,8 +453,7 @@ static void relay_answered(enum status s, const void *answer, void *arg)
 	} else {
 		finish(t, s, false, "the next node did not answer: the range may have arrived");
 	}
-	free(d->ciphertext);
-	free(d);
+	departure_free(d);
 }
 
 static void taken_now(struct transit *t, const struct departure *d)
@@ -443,11 +476,74 @@ static void too_little_pad(struct transit *t, const char *to, uint64_t stock)
 	try_another(t, to, NULL, ST_TOO_FEW_KEYS, text);
 }
 
+static void leave(struct departure *d)
+{
+	struct transit *t = d->t;
+	uint64_t now = env_utc(t->km->env);
+	enum status s = d->status;
+
+	if (s != ST_OK || now >= t->expires) {
+		const char *to = t->out->peer;
+
+		if (s == ST_OK)
+			pads_unsent(d, "its time was over before it left");
+		if (s == ST_TOO_FEW_KEYS)
+			too_little_pad(t, to, d->link_left);
+		else if (s == ST_OK)
+			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
+		else
+			finish(t, s, true, s == ST_FORGED    ? "its tag is wrong"
+			                   : s == ST_STORAGE ? "the key store could not be written"
+			                                     : status_name(s));
+		departure_free(d);
+		return;
+	}
+	t->km->counters.relays_sent++;
+	t->left = true;
+	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
+}
+
+static void set_route(struct transit *t, const struct km_route *route)
+{
+	t->node_count = route->count < KM_ROUTE_MAX ? route->count : KM_ROUTE_MAX;
+	for (uint32_t i = 0; i < t->node_count; i++)
+		snprintf(t->nodes[i], sizeof t->nodes[i], "%s", route->nodes[i]);
+}
+
+/* At the source nothing is left of a way that was tried. */
+static void restore_route(struct transit *t)
+{
+	if (t->restore_route)
+		set_route(t, &(struct km_route){ 1, (const char *const[]){ t->km->name } });
+}
+
+static void follow(struct transit *t, enum status s, const char *text, const struct way *way);
+
+/* Both are over: the question, and the work on the way that was foreseen. */
+static void leave_or_follow(struct transit *t)
+{
+	struct departure *d = t->foreseen;
+	struct answer a = t->answer;
+
+	t->foreseen = NULL;
+	t->answer = (struct answer){ .given = false };
+	if (a.as_foreseen || (d->status != ST_OK && d->status != ST_TOO_FEW_KEYS)) {
+		t->remembered = a.way.remembered;
+		leave(d);
+	} else {
+		if (d->status == ST_OK)
+			pads_unsent(d, "the controller has given another answer than before");
+		departure_free(d);
+		restore_route(t);
+		follow(t, a.err.status, a.err.text, &a.way);
+	}
+	free(a.route);
+}
+
 static void departed(enum status s, void *arg)
 {
 	struct departure *d = arg;
 	struct transit *t = d->t;
-	uint64_t now = env_utc(t->km->env);
 
 	if (s == ST_OK) {
 		const struct km_pad *last = &d->pads[d->m.pad_count - 1];
@@ -459,26 +555,12 @@ static void departed(enum status s, void *arg)
 		taken_now(t, d);
 	}
 	secret_free(&d->text);
-	if (s != ST_OK || now >= t->expires) {
-		const char *to = t->out->peer;
-
-		if (s == ST_OK)
-			pads_lost(d, "its time was over before it left");
-		if (s == ST_TOO_FEW_KEYS)
-			too_little_pad(t, to, d->link_left);
-		else if (s == ST_OK)
-			finish(t, ST_TIMED_OUT, true, "its time was over before it left");
-		else
-			finish(t, s, true, s == ST_FORGED    ? "its tag is wrong"
-			                   : s == ST_STORAGE ? "the key store could not be written"
-			                                     : status_name(s));
-		free(d->ciphertext);
-		free(d);
-		return;
-	}
-	t->km->counters.relays_sent++;
-	t->left = true;
-	t->km->wire->send(t->km->wire_ctx, KM_RELAY, t->out->peer, &d->m, t->expires - now, relay_answered, d);
+	d->over = true;
+	d->status = s;
+	if (d != t->foreseen)
+		leave(d);
+	else if (t->answer.given)
+		leave_or_follow(t);
 }
 
 /* What the work need not get from the store. A range that was drawn for an attempt that came to nothing is not
@@ -496,15 +578,10 @@ static void give_text(const struct transit *t, struct departure *d)
 	env_random(t->km->env, d->text.bytes, t->len);
 }
 
-static void depart(struct transit *t, const char *to)
+static struct departure *depart_over(struct transit *t, struct link *l)
 {
-	struct link *l = link_to_peer(t->km, to);
 	struct departure *d;
 
-	if (l == NULL || !l->open) {
-		try_another(t, to, NULL, ST_LINK_DOWN, "the link to the next node is down");
-		return;
-	}
 	t->out = l;
 	d = xcalloc(1, sizeof *d);
 	d->t = t;
@@ -541,16 +618,20 @@ static void depart(struct transit *t, const char *to)
 		                  .ciphertext = d->ciphertext,
 		                  .len = t->len };
 	ks_submit(t->km->ks, depart_work, departed, d);
+	return d;
+}
+
+static void depart(struct transit *t, const char *to)
+{
+	struct link *l = link_to_peer(t->km, to);
+
+	if (l == NULL || !l->open)
+		try_another(t, to, NULL, ST_LINK_DOWN, "the link to the next node is down");
+	else
+		depart_over(t, l);
 }
 
 /* ---- which way ---------------------------------------------------------------------------------------------------- */
-
-static void set_route(struct transit *t, const struct km_route *route)
-{
-	t->node_count = route->count < KM_ROUTE_MAX ? route->count : KM_ROUTE_MAX;
-	for (uint32_t i = 0; i < t->node_count; i++)
-		snprintf(t->nodes[i], sizeof t->nodes[i], "%s", route->nodes[i]);
-}
 
 /* The node behind this one on a whole route; NULL if this node is not on it, or is its end. */
 static const char *next_on_route(const struct transit *t)
@@ -561,22 +642,69 @@ static const char *next_on_route(const struct transit *t)
 	return NULL;
 }
 
-static void found(void *arg, enum status s, const char *text, const struct way *way)
+static const char *take_way(struct transit *t, const struct way *way)
 {
-	struct transit *t = arg;
+	t->remembered = way->remembered;
+	t->sent_hops_left = way->hops_left;
+	t->whole_route = way->hops_left == 0;
+	if (t->whole_route)
+		set_route(t, &way->route);
+	return way->route.nodes[t->whole_route ? 1 : 0];
+}
+
+static void follow(struct transit *t, enum status s, const char *text, const struct way *way)
+{
 	km_name next;
 
 	if (s != ST_OK) {
 		finish(t, s, true, text);
 		return;
 	}
-	t->remembered = way->remembered;
-	t->sent_hops_left = way->hops_left;
-	t->whole_route = way->hops_left == 0;
-	if (t->whole_route)
-		set_route(t, &way->route);
-	snprintf(next, sizeof next, "%s", way->route.nodes[t->whole_route ? 1 : 0]);
+	snprintf(next, sizeof next, "%s", take_way(t, way));
 	depart(t, next);
+}
+
+/* Whether the message that was prepared is the one for this way. */
+static bool is_as_foreseen(const struct transit *t, const struct way *way)
+{
+	if (way->hops_left != t->sent_hops_left)
+		return false;
+	if (way->hops_left > 0)
+		return strcmp(way->route.nodes[0], t->out->peer) == 0;
+	return route_equal(&way->route, &t->foreseen->m.route);
+}
+
+static void found(void *arg, enum status s, const char *text, const struct way *way)
+{
+	struct transit *t = arg;
+	struct answer *a = &t->answer;
+
+	if (t->foreseen == NULL) {
+		follow(t, s, text, way);
+		return;
+	}
+	*a = (struct answer){ .given = true, .as_foreseen = s == ST_OK && is_as_foreseen(t, way) };
+	err_set(&a->err, s, "%s", text);
+	if (s == ST_OK) {
+		a->route = route_copy(&way->route);
+		a->way = (struct way){ *a->route, way->hops_left, way->remembered };
+	}
+	if (t->foreseen->over)
+		leave_or_follow(t);
+}
+
+static void foresee(struct transit *t, const struct way_query *q)
+{
+	struct link *l;
+	struct way way;
+
+	if (t->len > FORESEEN_MOST || !way_foresee(t->km, q, &way))
+		return;
+	l = link_to_peer(t->km, way.route.nodes[way.hops_left == 0 ? 1 : 0]);
+	if (link_stock_out(l) / PLENTY < t->len + AUTH_KEY_LEN)
+		return;
+	take_way(t, &way);
+	t->foreseen = depart_over(t, l);
 }
 
 static void choose(struct transit *t)
@@ -599,11 +727,11 @@ static void choose(struct transit *t)
 			depart(t, to);
 		return;
 	}
-	if (t->restore_route)
-		set_route(t, &(struct km_route){ 1, (const char *const[]){ t->km->name } });
+	restore_route(t);
 	for (uint32_t i = 0; i < t->node_count; i++)
 		t->names[i] = t->nodes[i];
 	q.visited = (struct km_route){ t->node_count, t->names };
+	foresee(t, &q);
 	way_find(t->km, &q, found, t);
 }
 

@@ -330,7 +330,9 @@ static void check_pad(struct sim *s, const struct seen_pool *p)
 
 	for (size_t i = 0; i < used->count; i++)
 		gone += used->items[i].to - used->items[i].from;
-	gone += p->node->past.bytes_discarded + (p->node->km != NULL ? km_counters(p->node->km)->bytes_discarded : 0);
+	gone += p->node->past.bytes_discarded + p->node->past.pad_unsent;
+	if (p->node->km != NULL)
+		gone += km_counters(p->node->km)->bytes_discarded + km_counters(p->node->km)->pad_unsent;
 	if (made <= gone)
 		return;
 	s->stats.pad_unsent += made - gone;

@@ -254,6 +254,11 @@ void sim_settle(struct sim *s)
 	s->next_block_at = world_now(s->world);
 }
 
+uint64_t sim_now(const struct sim *s)
+{
+	return world_now(s->world);
+}
+
 /* ---- figures ---------------------------------------------------------------------------------------------------- */
 
 void sim_stats(struct sim *s, struct sim_stats *stats)
@@ -263,14 +268,16 @@ void sim_stats(struct sim *s, struct sim_stats *stats)
 		struct node *n = &s->nodes[i];
 
 		stats->bytes_voided += n->past.bytes_voided;
-		stats->pad_counted += n->past.pad_lost;
+		stats->pad_counted += n->past.pad_lost - n->past.pad_unsent;
+		stats->pad_foreseen += n->past.pad_unsent;
 		stats->relays += n->past.relays_received;
 		stats->relay_bytes += n->past.relay_bytes;
 		if (n->km != NULL) {
 			const struct km_counters *c = km_counters(n->km);
 
 			stats->bytes_voided += c->bytes_voided;
-			stats->pad_counted += c->pad_lost;
+			stats->pad_counted += c->pad_lost - c->pad_unsent;
+			stats->pad_foreseen += c->pad_unsent;
 			stats->relays += c->relays_received;
 			stats->relay_bytes += c->relay_bytes;
 		}

@@ -51,6 +51,7 @@ void sim_free(struct sim *s);
 
 /* Runs for a virtual time, with the invariants checked. */
 void sim_run(struct sim *s, uint64_t ns);
+uint64_t sim_now(const struct sim *s); /* ns since its beginning */
 void sim_set_faults(struct sim *s, const struct sim_faults *f); /* NULL: none from now */
 /* Ends faults and cuts, restarts what is down, and runs until everything is quiet and every key was fetched;
  * then checks what must hold at the end. */
@@ -125,6 +126,7 @@ struct sim_stats {
 	uint64_t bytes_voided;        /* given up, by the KMs' counters */
 	uint64_t pad_lost;            /* bytes of pad under relays that are not known to have arrived */
 	uint64_t pad_counted;         /* the same, by the KMs' counters */
+	uint64_t pad_foreseen;        /* spent for a way that the controller then did not give: counted there, too */
 	uint64_t pad_unsent;          /* that no message ever named, beyond what was too short to be taken */
 	uint64_t relays, relay_bytes, allocations;
 	uint64_t shares; /* as often as a node between the ends had one */

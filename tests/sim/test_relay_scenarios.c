@@ -525,6 +525,150 @@ static void no_path(void **state)
 	end(s);
 }
 
+/* ---- ways that are foreseen -------------------------------------------------------------------------------------- */
+
+/* Of the source: when it has asked for a way last, when it has sent a relay, and to whom. */
+struct departures {
+	struct victim v;
+	uint64_t asked_at, sent_at;
+	char to[NAME_MAX_LEN + 1];
+};
+
+static bool is_question(enum km_message m)
+{
+	return m == KM_CK_NEXT_HOP || m == KM_CK_NOTIFICATION;
+}
+
+static enum sim_fate watch_departures(struct sim *s, enum km_message m, const char *from, const char *to,
+                                      const void *message, void *arg)
+{
+	struct departures *d = arg;
+
+	if (strcmp(from, "km000") == 0 && is_question(m))
+		d->asked_at = sim_now(s);
+	if (strcmp(from, "km000") == 0 && m == KM_RELAY) {
+		d->sent_at = sim_now(s);
+		strcpy(d->to, to);
+	}
+	return strike(s, is_question(m) ? KM_CK_NEXT_HOP : m, from, to, message, &d->v);
+}
+
+static uint64_t departs_after(struct sim *s, struct departures *d, unsigned to)
+{
+	d->asked_at = d->sent_at = 0;
+	assert_int_equal(ask_for_many(s, 0, to, 3 * NS_PER_S), ST_OK);
+	assert_true(d->asked_at > 0 && d->sent_at >= d->asked_at);
+	return d->sent_at - d->asked_at;
+}
+
+/* The controller has given the way so often that it is foreseen. */
+static void is_steady(struct sim *s, struct departures *d)
+{
+	for (int i = 0; i < 10; i++)
+		departs_after(s, d, 2);
+}
+
+static uint64_t pad_foreseen(struct sim *s)
+{
+	struct sim_stats stats;
+
+	sim_stats(s, &stats);
+	return stats.pad_foreseen;
+}
+
+/* What has to be durable is, when the controller answers; and nothing leaves before it has. */
+static void a_way_is_foreseen(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+		struct departures d = { .v = { .m = KM_CK_NEXT_HOP, .from = "km000", .fate = FATE_DROP } };
+		uint64_t first;
+
+		sim_set_hook(s, watch_departures, &d);
+		first = departs_after(s, &d, 2);
+		is_steady(s, &d);
+		assert_true(departs_after(s, &d, 2) < first);
+		d.v.left = 1;
+		assert_true(departs_after(s, &d, 2) >= NS_PER_S / 2);
+		assert_int_equal(d.v.left, 0);
+		assert_int_equal(pad_foreseen(s), 0);
+		end_with_loss(s, 0, 0);
+	}
+}
+
+static void another_way_than_foreseen(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(4, SIM_RING, c, on_demand);
+		struct departures d = { .v = { .left = 0 } };
+		uint64_t lost;
+
+		sim_set_hook(s, watch_departures, &d);
+		sim_cut(s, 0, 3, 90 * NS_PER_S);
+		sim_run(s, 5 * NS_PER_S);
+		is_steady(s, &d);
+		assert_string_equal(d.to, "km001");
+		sim_cut(s, 1, 2, UINT64_MAX);
+		sim_run(s, 20 * NS_PER_S);
+		departs_after(s, &d, 2);
+		assert_string_equal(d.to, "km003");
+		lost = pad_foreseen(s);
+		assert_in_range(lost, 1056, 16 * 1024); /* one relay's */
+		for (int i = 0; i < 3; i++)
+			departs_after(s, &d, 2);
+		assert_int_equal(pad_foreseen(s), lost);
+		end_with_loss(s, 0, 0);
+	}
+}
+
+static void a_way_is_foreseen_and_refused(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+		struct departures d = { .v = { .left = 0 } };
+		uint64_t lost;
+
+		sim_set_hook(s, watch_departures, &d);
+		is_steady(s, &d);
+		sim_cut(s, 1, 2, 20 * NS_PER_S);
+		sim_run(s, 5 * NS_PER_S);
+		assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+		lost = pad_foreseen(s);
+		assert_in_range(lost, 1056, 16 * 1024);
+		assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+		assert_int_equal(pad_foreseen(s), lost);
+		sim_run(s, 20 * NS_PER_S);
+		departs_after(s, &d, 2);
+		assert_int_equal(pad_foreseen(s), lost);
+		end_with_loss(s, 0, 0);
+	}
+}
+
+/* Its pads are durable as spent, or not yet, the controller has answered, or not. */
+static void killed_while_a_way_is_asked_for(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 3 * 10; i++) {
+		enum sim_control c = i % 3 == 0 ? SIM_CENTRALIZED : SIM_DISTRIBUTED;
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+		struct departures d = { .v = killed_at(KM_CK_NEXT_HOP, i % 3 == 2 ? "km001" : "km000", NULL,
+		                                       sim_node(s, i % 3 == 2 ? 1 : 0), i / 3 * 250 * NS_PER_US, 500 * NS_PER_MS) };
+
+		d.v.left = 0;
+		sim_set_hook(s, watch_departures, &d);
+		is_steady(s, &d);
+		d.v.left = 1;
+		ask_for_many(s, 0, 2, 3 * NS_PER_S);
+		assert_int_equal(d.v.left, 0);
+		for (int k = 0; k < 3; k++)
+			assert_int_equal(ask_for_many(s, 0, 2, 3 * NS_PER_S), ST_OK);
+		end(s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -551,6 +695,10 @@ int main(void)
 		cmocka_unit_test(a_refusal_is_obeyed),
 		cmocka_unit_test(controller_silent_stale_or_without_a_route),
 		cmocka_unit_test(no_path),
+		cmocka_unit_test(a_way_is_foreseen),
+		cmocka_unit_test(another_way_than_foreseen),
+		cmocka_unit_test(a_way_is_foreseen_and_refused),
+		cmocka_unit_test(killed_while_a_way_is_asked_for),
 	};
 
 	log_open("test_relay_scenarios", LOG_LEVEL_FATAL);
