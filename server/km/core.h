@@ -292,7 +292,10 @@ struct ksa_pool {
 	struct err failure;    /* why the last fill did not arrive; ST_OK since one did */
 	struct queue *waiting;  /* key requests that wait for keys, by the applications that sent them */
 	uint64_t turn;          /* how far these have come in being served, each in bytes */
-	struct request *gathered; /* key requests of this turn of the loop: their keys are taken together */
+	struct request *gathered; /* key requests whose keys are to be taken together */
+	unsigned gathering;    /* how many these are, */
+	unsigned under_way;    /* and those whose keys are taken and that are not answered */
+	struct env_timer *gather_timer; /* no longer than this they wait for each other; NULL: not yet made */
 	struct request *taken; /* keys taken, to be assigned with the next message */
 	uint64_t base;         /* how far it is durably taken, at least */
 	struct ksa_shown shown;

@@ -533,6 +533,7 @@ void km_free(struct km *km)
 		HASH_DEL(km->pools, p);
 		DL_FOREACH_SAFE (p->fills, f, next_fill)
 			fill_free(f);
+		env_timer_free(km->env, p->gather_timer);
 		free(p);
 	}
 	HASH_ITER (hh, km->inbound, in, next_in) {

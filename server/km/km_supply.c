@@ -3,8 +3,8 @@
  *
  * The keys of a request are taken from the pair's KSA pool and assigned to the two applications at the
  * destination; both are durable before it is answered. The two commits run side by side: the assignment is sent
- * as soon as it is known which keys they are. Requests of one turn of the loop are one work (a draw); what was
- * taken together is assigned with one message.
+ * as soon as it is known which keys they are. Requests that come together are one work (a draw), and so are those
+ * that come while others are on their way; what was taken together is assigned with one message.
  *
  * So the destination may know of keys that this end, after a crash or a commit that failed, has not taken. It
  * never takes them again: here the works remember how far they have shown the pool (struct ksa_shown) and void
@@ -19,7 +19,10 @@
 
 #include "core.h"
 
-enum { DRAW_BYTES = 16 * 1024 }; /* of keys in one draw, if it is for more than one request */
+enum {
+	DRAW_BYTES = 16 * 1024,            /* of keys in one draw, if it is for more than one request */
+	GATHER_MOST_NS = 2 * 1000 * 1000,  /* for requests to gather */
+};
 
 /* Keys that lie one behind another. */
 struct run {
@@ -47,6 +50,7 @@ struct request {
 	struct draw *draw; /* that takes its keys */
 	struct request *next_drawn;
 	uint8_t *bytes; /* in the draw's */
+	bool under_way; /* counted in the pool's */
 	bool unsent;    /* in taken */
 	bool durable;   /* the draw's commit is over */
 	bool assigned;  /* the message is answered */
@@ -81,8 +85,22 @@ static void draw_release(struct draw *d)
 	free(d);
 }
 
+static void gathered_soon(struct ksa_pool *p);
+
+/* Those that gather wait for it, perhaps: where several come back they are told before the first answer is put, so
+ * that the next commit begins before the answers leave. */
+static void request_has_come_back(struct request *r)
+{
+	if (!r->under_way)
+		return;
+	r->under_way = false;
+	r->pool->under_way--;
+	gathered_soon(r->pool);
+}
+
 static void request_free(struct request *r)
 {
+	request_has_come_back(r);
 	env_timer_free(r->km->env, r->deadline);
 	if (r->draw != NULL)
 		draw_release(r->draw);
@@ -205,6 +223,9 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		s = ST_TRANSPORT;
 	if (s == ST_OK && id_equal(&b->m.pool, &b->pool->id))
 		uses_told(&b->pool->uses, b->m.unused_below);
+	DL_FOREACH (b->first, r)
+		if (r->durable)
+			request_has_come_back(r);
 	DL_FOREACH_SAFE (b->first, r, next) {
 		DL_DELETE(b->first, r);
 		r->assigned = true;
@@ -442,6 +463,7 @@ static void draw_failed(struct draw *d, enum status s)
 			continue;
 		}
 		r->fell_short = true;
+		request_has_come_back(r);
 		wait_for_keys(r);
 	}
 }
@@ -450,6 +472,9 @@ static void draw_durable(struct draw *d, enum status s)
 {
 	struct request *r, *next;
 
+	for (r = d->requests; r != NULL; r = r->next_drawn)
+		if (r->assigned)
+			request_has_come_back(r);
 	for (r = d->requests; r != NULL; r = next) {
 		next = r->next_drawn;
 		r->durable = true;
@@ -504,17 +529,30 @@ static void draw_submit(struct ksa_pool *p, struct request *first)
 		ks_submit(p->km->ks, draw_work, drawn, d);
 }
 
+/* ---- taking the keys: together ------------------------------------------------------------------------------ */
+
+/*
+ * A draw costs two commits and a message, for however many requests. So requests gather until they are as many as
+ * those on their way, or none is: under load one half is computed while the other is committed, and who
+ * comes alone waits for nobody. Where the destination is far away or slow the time is bounded.
+ */
+
 static void draw_gathered(void *arg)
 {
 	struct ksa_pool *p = arg;
 
 	p->gather_posted = false;
+	if (p->gather_timer != NULL)
+		env_timer_stop(p->km->env, p->gather_timer);
 	while (p->gathered != NULL) {
 		struct request *first = NULL, **last = &first, *r;
 		uint64_t len = 0;
 
 		while ((r = p->gathered) != NULL && (len == 0 || len + request_len(r) <= DRAW_BYTES)) {
 			DL_DELETE(p->gathered, r);
+			p->gathering--;
+			p->under_way++;
+			r->under_way = true;
 			len += request_len(r);
 			*last = r;
 			last = &r->next_drawn;
@@ -525,16 +563,28 @@ static void draw_gathered(void *arg)
 	}
 }
 
+/* At the end of this turn of the loop, if they are enough. */
+static void gathered_soon(struct ksa_pool *p)
+{
+	if (p->gathering == 0 || p->gathering < p->under_way || p->gather_posted)
+		return;
+	p->gather_posted = true;
+	env_post(p->km->env, draw_gathered, p);
+}
+
 static void gather(struct request *r)
 {
 	struct ksa_pool *p = r->pool;
 
 	p->promised += request_len(r);
 	DL_APPEND(p->gathered, r);
-	if (p->gather_posted)
+	p->gathering++;
+	gathered_soon(p);
+	if (p->gathering > 1 || p->gather_posted)
 		return;
-	p->gather_posted = true;
-	env_post(p->km->env, draw_gathered, p);
+	if (p->gather_timer == NULL)
+		p->gather_timer = env_timer_new(p->km->env, draw_gathered, p);
+	env_timer_set(p->km->env, p->gather_timer, GATHER_MOST_NS);
 }
 
 /* ---- waiting for keys ------------------------------------------------------------------------------------------ */
@@ -699,6 +749,7 @@ void ksa_pool_stop(struct ksa_pool *p)
 	ksa_pool_fail_waiting(p, ST_BUSY, text);
 	DL_FOREACH_SAFE (p->gathered, r, next) {
 		DL_DELETE(p->gathered, r);
+		p->gathering--;
 		request_fail(r, ST_BUSY, text);
 	}
 	DL_FOREACH_SAFE (p->taken, r, next) {

@@ -331,6 +331,97 @@ static void assignment_lost_late_or_twice(void **state)
 	}
 }
 
+/* ---- requests that come one by one -------------------------------------------------------------------------------- */
+
+enum { MANY = 64, APART_NS = 50 * 1000 };
+
+/* So many applications' requests, each in a turn of its own. */
+struct trickle {
+	struct sim *sim;
+	unsigned asked, answered, assignments;
+	bool lose; /* the first assignment's answer */
+};
+
+static enum sim_fate count_assignments(struct sim *s, enum km_message m, const char *from, const char *to,
+                                       const void *message, void *arg)
+{
+	struct trickle *t = arg;
+
+	(void)s;
+	(void)from;
+	(void)to;
+	if (m != KM_ASSIGN || ((const struct km_assign *)message)->count == 0)
+		return FATE_DELIVER;
+	return t->assignments++ == 0 && t->lose ? FATE_DROP_ANSWER : FATE_DELIVER;
+}
+
+static void trickle_answered(const struct km_answer *answer, void *arg)
+{
+	struct trickle *t = arg;
+
+	t->answered += answer->err.status == ST_OK;
+}
+
+static void ask_one(struct trickle *t)
+{
+	const struct km_key_request m = { .source = "app0", .destination = "app1", .number = 1, .size = 256 };
+
+	km_receive(sim_core(sim_node(t->sim, 0)), KM_KEY_REQUEST, "app0", &m, trickle_answered, t);
+}
+
+static void trickle_on(void *arg)
+{
+	struct trickle *t = arg;
+
+	ask_one(t);
+	if (++t->asked < MANY)
+		sim_after(t->sim, APART_NS, trickle_on, t);
+}
+
+static uint64_t works_done(struct sim *s)
+{
+	struct ks_stats stats;
+
+	ks_stats(sim_store(sim_node(s, 0)), &stats);
+	return stats.works;
+}
+
+/* Those that come while others are on their way are taken and assigned together. */
+static void requests_gather_behind_others(void **state)
+{
+	struct sim *s = pair(400);
+	struct trickle t = { .sim = s };
+	uint64_t before = works_done(s);
+
+	(void)state;
+	sim_set_hook(s, count_assignments, &t);
+	trickle_on(&t);
+	sim_run(s, 50 * NS_PER_MS);
+	assert_int_equal(t.answered, MANY);
+	assert_in_range(t.assignments, 2, MANY / 4);
+	assert_in_range(works_done(s) - before, 2, MANY / 2);
+	end(s);
+}
+
+/* But no longer than a moment: an answer that is lost keeps nobody waiting but those that it was for. */
+static void requests_gather_for_a_moment(void **state)
+{
+	struct sim *s = pair(401);
+	struct trickle t = { .sim = s, .lose = true };
+
+	(void)state;
+	sim_set_hook(s, count_assignments, &t);
+	for (int i = 0; i < 4; i++)
+		ask_one(&t);
+	sim_run(s, 20 * NS_PER_MS);
+	assert_int_equal(t.assignments, 1);
+	assert_int_equal(t.answered, 0);
+	ask_one(&t);
+	sim_run(s, 20 * NS_PER_MS);
+	assert_int_equal(t.answered, 1);
+	end(s);
+}
+
 /* ---- keys by ID ----------------------------------------------------------------------------------------------------- */
 
 enum { KEYS = 4 };
@@ -491,6 +582,8 @@ int main(void)
 		cmocka_unit_test(source_killed_around_an_assignment),
 		cmocka_unit_test(destination_killed_around_an_assignment),
 		cmocka_unit_test(assignment_lost_late_or_twice),
+		cmocka_unit_test(requests_gather_behind_others),
+		cmocka_unit_test(requests_gather_for_a_moment),
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 	};
