@@ -312,6 +312,16 @@ static void unanswered(struct km *km, const struct way_query *q, const char *why
 	found(arg, ST_NO_ROUTE, text, NULL);
 }
 
+/* By the controller, or because of its answer. What was foreseen did not come true. */
+static void refused(struct asking *a, enum status s, const char *text)
+{
+	struct known_destination *d = known(a->km, a->q.destination);
+
+	if (d != NULL)
+		d->steady = 0;
+	a->found(a->arg, s, text, NULL);
+}
+
 /* Whether the controller has answered with a way, and found was not called yet. */
 static bool is_answered(struct asking *a, enum status s, const struct km_answer *answer)
 {
@@ -321,13 +331,8 @@ static bool is_answered(struct asking *a, enum status s, const struct km_answer 
 		return false;
 	}
 	control_answered(a->km);
-	if (answer->err.status != ST_OK) {
-		struct known_destination *d = known(a->km, a->q.destination);
-
-		if (d != NULL)
-			d->steady = 0;
-		a->found(a->arg, answer->err.status, answer->err.text, NULL);
-	}
+	if (answer->err.status != ST_OK)
+		refused(a, answer->err.status, answer->err.text);
 	return answer->err.status == ST_OK;
 }
 
@@ -357,8 +362,8 @@ static void route_answered(enum status s, const void *answer, void *arg)
 		return;
 	}
 	if (r->count == 0 || !is_sound(a->km, &a->q, &r->routes[0])) {
-		a->found(a->arg, ST_NO_ROUTE,
-		         "the controller's route does not lead from here to the destination, or over a hop that failed", NULL);
+		refused(a, ST_NO_ROUTE,
+		        "the controller's route does not lead from here to the destination, or leads over a hop that failed");
 		asking_free(a);
 		return;
 	}
@@ -385,9 +390,9 @@ static void hop_answered(enum status s, const void *answer, void *arg)
 		return;
 	}
 	if (r->hops_left == 0 || !leads_on(a->km, &a->q, r->next_hop)) {
-		a->found(a->arg, ST_NO_ROUTE,
-		         r->hops_left == 0 ? "the controller's answer allows no further hop"
-		                           : "the controller's next hop leads back, or over one that failed", NULL);
+		refused(a, ST_NO_ROUTE,
+		        r->hops_left == 0 ? "the controller's answer allows no further hop"
+		                          : "the controller's next hop leads back, or over a hop that failed");
 		asking_free(a);
 		return;
 	}

@@ -647,6 +647,38 @@ static void a_way_is_foreseen_and_refused(void **state)
 	}
 }
 
+/* The controller takes the question for one about another destination. */
+static enum sim_fate mislead(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                             void *arg)
+{
+	(void)s;
+	(void)from;
+	(void)to;
+	(void)arg;
+	if (m == KM_CK_NOTIFICATION)
+		((struct km_ck_notification *)message)->destination = "km001";
+	return FATE_DELIVER;
+}
+
+/* An answer that is of no use is another than was foreseen, too. */
+static void a_way_is_foreseen_and_is_unsound(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	struct departures d = { .v = { .left = 0 } };
+	uint64_t lost;
+
+	(void)state;
+	sim_set_hook(s, watch_departures, &d);
+	is_steady(s, &d);
+	sim_set_hook(s, mislead, NULL);
+	assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+	lost = pad_foreseen(s);
+	assert_in_range(lost, 1056, 16 * 1024);
+	assert_int_equal(ask_for_many(s, 0, 2, NS_PER_S), ST_NO_ROUTE);
+	assert_int_equal(pad_foreseen(s), lost);
+	end_with_loss(s, 0, 0);
+}
+
 /* Its pads are durable as spent, or not yet, the controller has answered, or not. */
 static void killed_while_a_way_is_asked_for(void **state)
 {
@@ -698,6 +730,7 @@ int main(void)
 		cmocka_unit_test(a_way_is_foreseen),
 		cmocka_unit_test(another_way_than_foreseen),
 		cmocka_unit_test(a_way_is_foreseen_and_refused),
+		cmocka_unit_test(a_way_is_foreseen_and_is_unsound),
 		cmocka_unit_test(killed_while_a_way_is_asked_for),
 	};
 
