@@ -217,9 +217,9 @@ static enum status load_work(struct ks_txn *t, void *arg)
 	LL_FOREACH_SAFE (w->found, f, next) {
 		char key[WAYS_KEY_MAX + 1];
 
-		if (is_of_use(w, &f->note))
+		if (s != ST_OK || is_of_use(w, &f->note))
 			continue;
-		s = s == ST_OK ? ks_note_delete(t, key, ways_key(key, f->note.destination)) : s;
+		s = ks_note_delete(t, key, ways_key(key, f->note.destination));
 		LL_DELETE(w->found, f);
 		found_note_free(f);
 	}
