@@ -178,10 +178,8 @@ static void take_some(struct store *x, int times)
 
 static char *read_whole(const char *folder, const char *name, size_t *len)
 {
-	char *path = xasprintf("%s/%s", folder, name), *bytes;
-	struct err e;
+	char *path = xasprintf("%s/%s", folder, name), *bytes = whole_file(path, len);
 
-	assert_int_equal(file_read(path, 64 << 20, &bytes, len, &e), ST_OK);
 	free(path);
 	return bytes;
 }
