@@ -71,8 +71,10 @@ class Lab:
         run("qkdn-lab", "up", *patience, *options, self.topology, folder, timeout=900 if patience else 180)
 
     def down(self):
-        """Also looks whether the daemons' filter refused a system call that they need after all."""
-        run("qkdn-lab", "down", self.folder, check=False)
+        """Also looks whether all daemons ended by themselves, so that sanitizers could tell what they leaked, and
+        whether their filter refused a system call that they need after all."""
+        told = run("qkdn-lab", "down", self.folder, check=False).stderr
+        assert "did not stop" not in told, told
         refused = {line for line in self.logs().splitlines() if "the system call" in line}
         assert not refused, refused
         if self.stores_checked:

@@ -23,7 +23,7 @@
 
 #include "process.h"
 
-enum { READY_MS = 30000, STOP_MS = 10000, KILL_MS = 5000, POLL_MS = 50, LOG_TAIL = 240 };
+enum { READY_MS = 30000, STOP_MS = 30000, KILL_MS = 5000, POLL_MS = 50, LOG_TAIL = 240 };
 
 volatile sig_atomic_t lab_interrupted;
 
