@@ -576,6 +576,16 @@ static uint64_t pad_foreseen(struct sim *s)
 	return stats.pad_foreseen;
 }
 
+/* As many keys as one relay of the smallest size brings on demand. */
+static uint32_t ask_for_a_relay(struct sim *s)
+{
+	uint32_t result;
+
+	sim_request(s, 0, 2, 32, 256, NS_PER_S, &result);
+	sim_run(s, 6 * NS_PER_S);
+	return result;
+}
+
 /* What has to be durable is, when the controller answers; and nothing leaves before it has. */
 static void a_way_is_foreseen(void **state)
 {
@@ -679,6 +689,53 @@ static void a_way_is_foreseen_and_is_unsound(void **state)
 	end_with_loss(s, 0, 0);
 }
 
+/* The controller refuses next: pad that was spent before it has said so is lost. */
+static void refused_without_loss(struct sim *s)
+{
+	uint64_t lost = pad_foreseen(s);
+
+	sim_cut(s, 1, 2, 20 * NS_PER_S);
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(ask_for_a_relay(s), ST_NO_ROUTE);
+	assert_int_equal(pad_foreseen(s), lost);
+	sim_run(s, 20 * NS_PER_S);
+	assert_int_equal(ask_for_a_relay(s), ST_OK); /* there was enough for one */
+}
+
+/* A way that was given a few times only may change as well. */
+static void a_new_way_is_not_foreseen(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+
+		for (int i = 0; i < 5; i++)
+			assert_int_equal(ask_for_a_relay(s), ST_OK);
+		refused_without_loss(s);
+		end_with_loss(s, 0, 0);
+	}
+}
+
+/* Where little pad is left, none of it is spent before the controller has said for what. */
+static void nothing_is_foreseen_with_little_pad(void **state)
+{
+	(void)state;
+	for (enum sim_control c = SIM_CENTRALIZED; c <= SIM_DISTRIBUTED; c++) {
+		struct sim *s = network(3, SIM_LINE, c, on_demand);
+
+		sim_link_down(s, 0, true);
+		while (ask_for_many(s, 0, 2, 3 * NS_PER_S) == ST_OK)
+			;
+		while (ask_for_a_relay(s) == ST_OK)
+			;
+		sim_link_down(s, 0, false);
+		sim_run(s, 400 * NS_PER_MS); /* eight blocks */
+		sim_link_down(s, 0, true);
+		refused_without_loss(s);
+		end(s);
+	}
+}
+
 /* Its pads are durable as spent, or not yet, the controller has answered, or not. */
 static void killed_while_a_way_is_asked_for(void **state)
 {
@@ -731,6 +788,8 @@ int main(void)
 		cmocka_unit_test(another_way_than_foreseen),
 		cmocka_unit_test(a_way_is_foreseen_and_refused),
 		cmocka_unit_test(a_way_is_foreseen_and_is_unsound),
+		cmocka_unit_test(a_new_way_is_not_foreseen),
+		cmocka_unit_test(nothing_is_foreseen_with_little_pad),
 		cmocka_unit_test(killed_while_a_way_is_asked_for),
 	};
 
