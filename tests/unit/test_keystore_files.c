@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "bytes.h"
 #include "chunk.h"
@@ -392,6 +393,25 @@ static bool recoverable_from(struct store *x, const char *file, uint64_t index)
 	return found;
 }
 
+/* How many there are in its file; 0: a new one takes its place just now. */
+static unsigned data_keys(struct store *x)
+{
+	char *keys = joined(x, "keys");
+	struct secret master = {NULL, 0};
+	struct keyring ring;
+	unsigned count = 0;
+	struct err e;
+
+	assert_int_equal(file_read_secret(x->master, 32, &master, &e), ST_OK);
+	if (keyring_read(&ring, keys, &master, &e) == ST_OK) {
+		count = ring.count;
+		keyring_free(&ring);
+	}
+	secret_free(&master);
+	free(keys);
+	return count;
+}
+
 static bool recoverable(struct store *x, uint64_t index)
 {
 	for (size_t i = 0; i < ARRAY_LEN(files_of_keys); i++)
@@ -523,6 +543,81 @@ static void much_that_was_given_up_is_erased_too(void **state)
 	assert_true(recoverable(x, CHUNKS - 1));
 }
 
+/* A key that is delivered where a round of the sweep has been already: a rotation waits for the round after it. */
+static void what_a_round_has_passed_is_erased_too(void **state)
+{
+	enum { CHUNKS = 600, ROUND_THE_SWEEP = 256 /* works, of which one brings a step of it */ };
+	struct store *x = *state;
+
+	fill(x, 1, 40000);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_ASSIGN,
+						  .pool = pool_id(1),
+						  .key_len = 32,
+						  .count = 126,
+						  .source = "app1",
+						  .destination = "app2"}),
+			 ST_OK);
+	fill(x, 2, CHUNKS * CHUNK_BYTES);
+	assert_int_equal(op_simple(x, (struct op){.kind = OP_VOID_BELOW,
+						  .pool = pool_id(2),
+						  .offset = CHUNKS * CHUNK_BYTES}),
+			 ST_OK);
+	for (int i = 0; i < ROUND_THE_SWEEP; i++)
+		get(x, 1);
+	assert_int_equal(deliver(x, 1, 32), ST_OK);
+	rotate(x);
+	assert_false(recoverable(x, 0));
+	assert_true(recoverable(x, 1));
+}
+
+/* A child takes a chunk's keys, begins a rotation and is killed so long after there were two data keys. false: it
+ * was at its end before that. */
+static bool killed_while_it_rotates(struct store *x, uint64_t ns)
+{
+	const struct timespec pause = {.tv_nsec = (long)ns};
+	pid_t child;
+	int status;
+	bool begun = false;
+
+	fflush(NULL);
+	child = fork();
+	if (child == 0) {
+		store_open(x);
+		if (take(x, 1, CHUNK_BYTES) != ST_OK)
+			_exit(1);
+		rotate(x);
+		_exit(0);
+	}
+	while (!begun && waitpid(child, &status, WNOHANG) == 0)
+		begun = data_keys(x) > 1;
+	if (!begun)
+		return false;
+	nanosleep(&pause, NULL);
+	kill(child, SIGKILL);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	return data_keys(x) > 1;
+}
+
+/* The next start ends it. */
+static void a_rotation_that_was_killed_erases_too(void **state)
+{
+	enum { CHUNKS = 2000 };
+	struct store *x = *state;
+	unsigned in_the_middle = 0;
+
+	fill(x, 1, CHUNKS * CHUNK_BYTES);
+	for (uint64_t round = 0; round < 4; round++) {
+		store_close(x);
+		in_the_middle += killed_while_it_rotates(x, round * 4 * NS_PER_MS);
+		store_open(x);
+		assert_int_equal(get(x, 1).head, (round + 1) * CHUNK_BYTES); /* any work brings the rest with it here */
+		assert_int_equal(data_keys(x), 1);
+		assert_false(recoverable(x, round));
+		assert_true(recoverable(x, CHUNKS - 1));
+	}
+	assert_true(in_the_middle > 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, lmdb_set_up, store_tear_down)
@@ -539,6 +634,8 @@ int main(void)
 	    TEST(spent_keys_cannot_be_recovered),
 	    TEST(what_void_below_gave_up_is_erased_too),
 	    TEST(much_that_was_given_up_is_erased_too),
+	    TEST(what_a_round_has_passed_is_erased_too),
+	    TEST(a_rotation_that_was_killed_erases_too),
 	    TEST(flipped_bits_never_give_wrong_keys),
 	};
 
