@@ -3,7 +3,6 @@
 #include "echo_ends.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <openssl/ssl.h>
 #include <signal.h>
@@ -13,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "message.h"
@@ -27,16 +27,25 @@ struct raw {
 	int len; /* of the answer; 0: the connection was closed */
 };
 
-static void raw_connect(struct raw *r, const struct background *g)
+/* From 127.0.0.1, or, with another number, another of this machine's own addresses. */
+static void raw_connect_from(struct raw *r, const struct background *g, unsigned number)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(rtls_port(g->b.bob.ep)) };
+	struct sockaddr_in at = { .sin_family = AF_INET }, from = at;
 	struct timeval patience = { PATIENCE_NS / NS_PER_S, 0 };
 
 	memset(r, 0, sizeof *r);
+	at.sin_port = htons(rtls_port(g->b.bob.ep));
 	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	from.sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + number);
 	r->fd = socket(AF_INET, SOCK_STREAM, 0);
 	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	assert_int_equal(bind(r->fd, (struct sockaddr *)&from, sizeof from), 0);
 	assert_int_equal(connect(r->fd, (struct sockaddr *)&at, sizeof at), 0);
+}
+
+static void raw_connect(struct raw *r, const struct background *g)
+{
+	raw_connect_from(r, g, 1);
 }
 
 static void raw_close(struct raw *r)
@@ -315,14 +324,19 @@ static void silent_connections_do_not_keep_others_out(void **state)
 {
 	struct background g;
 	struct raw r[40];
+	size_t ended = 0;
+	char byte;
 
 	(void)state;
 	background_start(&g, &(struct rtls_options){ .max_connections = 10 });
 	for (size_t i = 0; i < ARRAY_LEN(r); i++)
 		raw_connect(&r[i], &g);
 	assert_still_serves(&g);
-	for (size_t i = 0; i < ARRAY_LEN(r); i++)
+	for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+		ended += recv(r[i].fd, &byte, 1, MSG_DONTWAIT) == 0;
 		raw_close(&r[i]);
+	}
+	assert_true(ended >= ARRAY_LEN(r) - 10);
 	background_stop(&g);
 }
 
@@ -344,15 +358,87 @@ static void one_identity_does_not_keep_others_out(void **state)
 	background_stop(&g);
 }
 
-static unsigned open_descriptors(void)
+/* How many come as far as the handshake, one by one from so many addresses, and in what time. */
+static unsigned let_in_from(unsigned addresses, uint64_t *ns)
 {
-	DIR *d = opendir("/proc/self/fd");
+	struct background g;
+	struct timespec begun, now;
 	unsigned n = 0;
 
-	while (readdir(d) != NULL)
-		n++;
-	closedir(d);
-	return n - 3; /* ".", ".." and d */
+	background_start(&g, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	do {
+		struct raw r;
+
+		raw_connect_from(&r, &g, 1 + n++ % addresses);
+		raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+		raw_close(&r);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		*ns = (uint64_t)(now.tv_sec - begun.tv_sec) * NS_PER_S + (uint64_t)now.tv_nsec - (uint64_t)begun.tv_nsec;
+	} while (*ns < NS_PER_S);
+	background_stop(&g);
+	return n;
+}
+
+/* As gate.c has it: a handshake costs everybody else a millisecond. */
+static void handshakes_have_a_bounded_rate(void **state)
+{
+	unsigned n;
+	uint64_t ns;
+
+	(void)state;
+	n = let_in_from(1, &ns);
+	assert_in_range(n, 1, 64 + 32 * ns / NS_PER_S + 2);
+	n = let_in_from(50, &ns);
+	assert_in_range(n, 1, 16 + 200 * ns / NS_PER_S + 2);
+}
+
+/* Many wait for their handshakes: who comes from another address need not wait for them. */
+static void one_address_does_not_keep_others_out(void **state)
+{
+	static struct raw r[300];
+	struct background g;
+	struct raw other;
+	unsigned let_in = 0;
+	char byte;
+
+	(void)state;
+	background_start(&g, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+		struct buffer b = { .bytes = NULL };
+
+		raw_connect(&r[i], &g);
+		message_put_probe(&b, 1, ECHO, 1);
+		raw_flush_buffer(&r[i], &b);
+	}
+	raw_connect_from(&other, &g, 2);
+	raw_call(&other, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+	assert_int_equal(other.len, 36);
+	for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+		let_in += recv(r[i].fd, &byte, 1, MSG_DONTWAIT) == 1;
+		raw_close(&r[i]);
+	}
+	assert_in_range(let_in, 1, ARRAY_LEN(r) / 2);
+	raw_close(&other);
+	background_stop(&g);
+}
+
+/* The number that the next one gets: there may be open ones above it. */
+static unsigned next_descriptor(void)
+{
+	int fd = dup(STDERR_FILENO);
+
+	close(fd);
+	return (unsigned)fd;
+}
+
+/* By this process while it waits; both in microseconds. */
+static clock_t processor_used_in(unsigned time)
+{
+	clock_t before = clock();
+
+	usleep(time);
+	return (clock() - before) * 1000000 / CLOCKS_PER_SEC;
 }
 
 static void without_descriptors_it_waits_and_goes_on(void **state)
@@ -365,10 +451,11 @@ static void without_descriptors_it_waits_and_goes_on(void **state)
 	background_start(&g, NULL);
 	getrlimit(RLIMIT_NOFILE, &before);
 	few = before;
-	few.rlim_cur = open_descriptors() + 1; /* the client's end, none for the server's */
+	few.rlim_cur = next_descriptor() + 1; /* the client's end, none for the server's */
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
 	raw_connect(&r, &g);
 	usleep(50000);
+	assert_in_range(processor_used_in(200000), 0, 50000); /* it does not try again and again */
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
 	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE); /* the listener is parked for half a second */
 	assert_accepted(&r, SUCCESS);
@@ -708,6 +795,8 @@ int main(void)
 		cmocka_unit_test(who_is_slow_is_dropped),
 		cmocka_unit_test(silent_connections_do_not_keep_others_out),
 		cmocka_unit_test(one_identity_does_not_keep_others_out),
+		cmocka_unit_test(handshakes_have_a_bounded_rate),
+		cmocka_unit_test(one_address_does_not_keep_others_out),
 		cmocka_unit_test(without_descriptors_it_waits_and_goes_on),
 		cmocka_unit_test(only_the_right_clients_come_in),
 		cmocka_unit_test(a_client_refuses_the_wrong_server),
