@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from qkdn_test import BUILD, SANITIZED, TOP, Case, Lab, eventually, keys_of
+from qkdn_test import BUILD, SANITIZED, TOP, Case, Lab, eventually, keys_of, write
 
 SYSTEMD = "/lib/systemd/systemd"
 
@@ -71,6 +71,7 @@ for n in km bob; do
 done
 chown -R qkdn-km /var/lib/qkdn/*-secrets /etc/qkdn/alice.* /etc/qkdn/bob.*
 chown qkdn-quantum /etc/qkdn/*-1.*
+chown qkdn-control /etc/qkdn/control-controller.*
 chown root:qkdn-km /etc/qkdn/kmd-bob.conf
 chmod 640 /etc/qkdn/kmd-bob.conf
 """
@@ -93,8 +94,9 @@ def may_boot():
 class Units(Case):
     def configure(self):
         """What an administrator puts into /etc/qkdn, from the files of a lab."""
-        lab = Lab("two-nodes.conf", self.path("lab"))
-        lab.down()
+        with open(os.path.join(TOP, "examples", "two-nodes.conf"), encoding="utf-8") as file:
+            topology = file.read() + 'control = "centralized";\n'
+        Lab(write(self.path("topology.conf"), topology), self.path("lab")).down()
         os.mkdir(self.path("etc"))
         secret = secrets.token_bytes(4096)
         for node, name in ("alice", "km"), ("bob", "bob"):
@@ -107,8 +109,9 @@ class Units(Case):
             self.put("kmd.conf" if name == "km" else "kmd-bob.conf", re.sub("trace = .*", "", text))
             self.put(name + ".secret", secret)
             self.put(name + ".master", secrets.token_bytes(32))
-        text = self.read("lab", "quantum", "quantumd.conf").replace("../pki/", "/etc/qkdn/")
-        self.put("quantumd.conf", re.sub("trace = .*", "", text))
+        for name in ("quantum", "quantumd.conf"), ("control", "controllerd.conf"):
+            text = self.read("lab", *name).replace("../pki/", "/etc/qkdn/")
+            self.put(name[1], re.sub("trace = .*", "", text))
         for name in os.listdir(self.path("lab", "pki")):
             if name != "ca.key" and name.endswith((".crt", ".key")):
                 shutil.copy2(self.path("lab", "pki", name), self.path("etc"))
@@ -186,7 +189,7 @@ class Units(Case):
         self.assertEqual((told["NoNewPrivs"], told["Seccomp"]), ("1", "2"), unit)
 
     def test_keys_flow_between_hardened_daemons(self):
-        units = "qkdn-kmd", "qkdn-kmd-bob", "qkdn-quantumd"
+        units = "qkdn-controllerd", "qkdn-kmd", "qkdn-kmd-bob", "qkdn-quantumd"
         self.configure()
         self.boot()
         self.inside("sh", "-c", PREPARE)
@@ -199,6 +202,9 @@ class Units(Case):
         self.assertEqual(self.inside("sh", "-c", "ls /var/lib/qkdn/*-secrets/*.secret 2>&1 || true").count("cannot"), 1,
                          "an initial secret is removed once it is in the store")
         self.assertNotIn("error", self.inside("journalctl", "-u", "qkdn-*", "-p", "err", "-q"))
+        self.assertNotIn("the system call", self.inside("journalctl", "-u", "qkdn-*", "-q"))
+        for name in "km/alice", "km/bob":
+            self.assertIn(name, self.inside("journalctl", "-u", "qkdn-controllerd", "-q"))
         self.inside("systemctl", "reload", "qkdn-kmd")
         self.inside("systemctl", "restart", "qkdn-kmd")
         keys = self.get("app2", "app1")

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,6 +99,7 @@ static void secrets_fit_anywhere(void **state)
 	(void)state;
 	secret_copy(&early, "early", 5);
 	assert_int_equal(secret_init(4096, &e), ST_OK);
+	assert_int_equal(prctl(PR_GET_DUMPABLE), 0);
 	for (size_t i = 0; i < ARRAY_LEN(more); i++) {
 		secret_alloc(&more[i], 32);
 		memset(more[i].bytes, (int)i, 32);

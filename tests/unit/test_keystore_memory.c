@@ -1,7 +1,7 @@
 /*
  * test_keystore_memory.c - where keys are in memory: the master key, the data keys (the expanded ones included, which
  * begin with the key) and stored keys lie in pages that are locked and left out of dumps, and nowhere else; what was
- * taken is nowhere.
+ * taken is nowhere. The same of secrets of any size.
  */
 #include "keystore_fixture.h"
 
@@ -121,6 +121,24 @@ static void keys_of_keys_are_locked_and_undumped(void **state)
 	is_kept_well(&x->ks->keyring.keys[0], 3); /* the key, and expanded for either direction */
 }
 
+/* In OpenSSL's secure heap, too large for it, and more than it holds. */
+static void secrets_of_any_size_are_kept_well(void **state)
+{
+	static const size_t sizes[] = { 32, 16 * 1024, 100000 };
+	struct secret all[100] = { { NULL, 0 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		secret_alloc(&all[i], i < ARRAY_LEN(sizes) ? sizes[i] : 16 * 1024);
+		secret_random(all[i].bytes, PIECE);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+		is_kept_well(&all[i], 1);
+	is_kept_well(&all[ARRAY_LEN(all) - 1], 1);
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		secret_free(&all[i]);
+}
+
 /* Random bytes that are stored, and then taken. */
 static void stored_keys_are_locked_and_gone_once_taken(void **state)
 {
@@ -150,6 +168,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(the_search_finds_what_lies_open),
 		TEST(keys_of_keys_are_locked_and_undumped),
+		TEST(secrets_of_any_size_are_kept_well),
 		TEST(stored_keys_are_locked_and_gone_once_taken),
 	};
 	struct err e;
