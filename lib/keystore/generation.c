@@ -73,18 +73,37 @@ enum status generation_put(struct ks_txn *t)
 	return record_put(t, KV_META, slice_of(meta_key, sizeof meta_key - 1), record, sizeof record);
 }
 
+static char *text_of(const char *store, unsigned long long generation)
+{
+	return xasprintf("qkdn key store %s generation %llu\n", store, generation);
+}
+
 enum status generation_write(struct ks *ks, struct err *e)
 {
 	char *path = path_of(ks), id[ID_TEXT_LEN], *text;
 	enum status s;
 
 	id_format(&ks->keyring.store, id);
-	text = xasprintf("qkdn key store %s generation %llu\n", id, (unsigned long long)ks->generation);
+	text = text_of(id, ks->generation);
 	s = file_write(path, text, strlen(text), 0600, e);
 	ks->generation_at = env_mono(ks->env);
 	free(text);
 	free(path);
 	return s;
+}
+
+/* Whether the text is as it was written, to the last byte. */
+static bool parse(const char *text, char store[ID_TEXT_LEN], unsigned long long *generation)
+{
+	char *written;
+	bool same;
+
+	if (sscanf(text, "qkdn key store %36s generation %llu", store, generation) != 2)
+		return false;
+	written = text_of(store, *generation);
+	same = strcmp(text, written) == 0;
+	free(written);
+	return same;
 }
 
 /* What the file says of this store. */
@@ -98,7 +117,7 @@ static enum status compare(struct ks *ks, const char *path, const char *text, bo
 		return ST_OK;
 	}
 	id_format(&ks->keyring.store, id);
-	if (sscanf(text, "qkdn key store %36s generation %llu", theirs, &generation) != 2)
+	if (!parse(text, theirs, &generation))
 		return err_set(e, ST_STORAGE,
 			       "%s: not what was written there: if %s is surely the newest state of "
 			       "the store, write the one word \"accept\" into it",

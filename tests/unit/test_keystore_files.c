@@ -263,6 +263,46 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 	free(keys);
 }
 
+/* Each bit of the two files beside the store: it is refused, and the text says why, or what comes is right. */
+static void flipped_bits_beside_it_are_refused(void **state)
+{
+	struct store *x = *state;
+	const char *const files[] = {x->master, x->generation};
+	unsigned taken_all_the_same = 0;
+
+	fill(x, 1, 1000);
+	for (int i = 0; i < 11; i++) { /* generations of two digits */
+		store_close(x);
+		store_open(x);
+	}
+	for (size_t f = 0; f < ARRAY_LEN(files); f++) {
+		char *kept = xasprintf("%s.kept", files[f]);
+		struct stat st;
+
+		store_close(x);
+		copy_file(files[f], kept);
+		assert_int_equal(stat(files[f], &st), 0);
+		for (uint64_t bit = 0; bit < 8 * (uint64_t)st.st_size; bit++) {
+			struct err e = {ST_OK, ""};
+
+			flip(files[f], bit);
+			if (store_try_open(x, &e) == ST_OK) {
+				taken_all_the_same++;
+				assert_int_equal(get(x, 1).ready, 1000);
+				store_close(x);
+				copy_file(files[f], kept); /* it has gone on */
+				continue;
+			}
+			assert_non_null(strstr(e.text, x->dir));
+			assert_true(strlen(e.text) > strlen(x->dir) + 40);
+			copy_file(kept, files[f]);
+		}
+		store_open(x);
+		free(kept);
+	}
+	assert_in_range(taken_all_the_same, 0, 8); /* a digit that is less: a store is newer than that */
+}
+
 /* ---- a full disk --------------------------------------------------------------------------------------- */
 
 static void allow_growth(rlim_t bytes)
@@ -637,6 +677,7 @@ int main(void)
 	    TEST(what_a_round_has_passed_is_erased_too),
 	    TEST(a_rotation_that_was_killed_erases_too),
 	    TEST(flipped_bits_never_give_wrong_keys),
+	    TEST(flipped_bits_beside_it_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
