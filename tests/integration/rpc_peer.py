@@ -77,7 +77,7 @@ class Peer:
         assert answer[20:28] == b"STARTTLS", answer
         return self
 
-    def starttls(self, certificate=None, alpn=("sunrpc",), version=ssl.TLSVersion.TLSv1_3):
+    def starttls(self, certificate=None, alpn=("sunrpc",), version=ssl.TLSVersion.TLSv1_3, program=PROGRAMS["ak"]):
         """certificate: path without .crt and .key. Raises OSError where the server says no at once."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -87,7 +87,7 @@ class Peer:
             context.load_cert_chain(certificate + ".crt", certificate + ".key")
         if alpn:
             context.set_alpn_protocols(list(alpn))
-        self.probe()
+        self.probe(program)
         self.socket = context.wrap_socket(self.socket)
         return self
 
