@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "advice.h"
+
 enum {
 	PAGE_HEAD = 16, /* number (8), padding (2), flags (2), lower (2), upper (2) or pages (4) */
 	NODE_HEAD = 8,  /* length (4), flags (2), key's length (2) */
@@ -334,8 +336,7 @@ enum status kv_lmdb_check(const char *path, struct err *e)
 	munmap(map, (size_t)st.st_size);
 	if (!ok)
 		return err_set(e, ST_STORAGE,
-			       "%s is damaged: %s. Retire its pools at the peers and start with an empty "
-			       "store; check the disk",
+			       "%s is damaged: %s: check the disk, and " START_EMPTY,
 			       path, w.wrong);
 	return ST_OK;
 }

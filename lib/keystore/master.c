@@ -7,6 +7,7 @@
  * the two leaves data keys that the file ".next" opens: opening tries it, and finishes the change. So at
  * any moment one of the two files opens the store, and none has to be moved by hand.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +23,14 @@ static char *next_path(const struct ks *ks)
 
 static enum status read_key(const char *path, struct secret *key, struct err *e)
 {
-	enum status s = file_read_secret(path, SEAL_KEY_LEN, key, e);
+	enum status s;
 
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return err_set(e, ST_CONFIGURATION,
+			       "%s: there is no such file: a store opens with the master key alone that it was made with or last "
+			       "changed to; qkdn-pki(1) makes a fresh one",
+			       path);
+	s = file_read_secret(path, SEAL_KEY_LEN, key, e);
 	if (s != ST_OK || key->len == SEAL_KEY_LEN)
 		return s;
 	secret_free(key);

@@ -117,7 +117,7 @@ class KeyManager(WithPki):
             "the certificate of km/bob, not of km/alice": lambda: [
                 shutil.copy(self.path("pki", "bob." + end), self.path("pki", "alice." + end)) for end in ("crt", "key")],
             "ca.crt: No such file": lambda: os.unlink(self.path("pki", "ca.crt")),
-            "master.key: No such file": lambda: os.unlink(master),
+            "master.key: there is no such file": lambda: os.unlink(master),
             "master.key: mode 0640 lets others at it": lambda: os.chmod(master, 0o640),
             "not a master key, which has 32 bytes": lambda: write(master, "short"),
             "alice-bob.secret: mode 0604 lets others at it": lambda: [write(secret, "x"), os.chmod(secret, 0o604)],

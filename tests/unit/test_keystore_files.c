@@ -94,6 +94,9 @@ static void missing_files_are_told(void **state)
 	struct err e;
 
 	store_close(x);
+	assert_int_equal(rename(x->master, kept), 0);
+	refused(x, "no such file: a store opens with the master key alone");
+	assert_int_equal(rename(kept, x->master), 0);
 	assert_int_equal(rename(journal, kept), 0);
 	refused(x, "missing");
 	assert_int_equal(rename(kept, journal), 0);
@@ -154,6 +157,13 @@ static void a_store_ahead_of_its_generation_file_opens(void **state)
 
 enum { FLIP_REFUSED = 10, FLIP_RIGHT = 11, FLIP_WRONG = 12 };
 
+static bool says_what_to_do(const char *text)
+{
+	return strstr(text, "start with an empty store and make its links anew (qkdn-kmd(8))") != NULL ||
+	       strstr(text, "configure the one that this store was made with") != NULL ||
+	       strstr(text, "run the version that wrote it") != NULL;
+}
+
 /* Opens and takes all there is: only right bytes may come. */
 static void try_flipped(struct store *x)
 {
@@ -161,7 +171,7 @@ static void try_flipped(struct store *x)
 
 	close(STDERR_FILENO);
 	if (store_try_open(x, &e) != ST_OK)
-		_exit(strlen(e.text) > 20 ? FLIP_REFUSED : FLIP_WRONG);
+		_exit(says_what_to_do(e.text) ? FLIP_REFUSED : FLIP_WRONG);
 	for (int i = 0; i < 200; i++) {
 		struct op o = {
 		    .kind = OP_TAKE_AT, .pool = pool_id(1), .offset = (uint64_t)i * 500, .len = 500};
