@@ -5,7 +5,7 @@
 #   make check-thread, check-valgrind   the tests under ThreadSanitizer, under valgrind's memcheck
 #   make fuzz, soak   a minute of each fuzzer; hours of faults at random      make lint   compilers' and cppcheck's warnings
 #   make install      DESTDIR=… prefix=…
-#   make SANITIZE=address,undefined BUILD=build/asan check-unit
+#   make SANITIZE=address,undefined BUILD=build/asan check-unit check-sim
 #   make V=1          shows the commands
 
 VERSION := 0.1.0
@@ -328,6 +328,9 @@ export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp
 check-unit: $(UNITS:%=$(BUILD)/tests/unit/test_%)
 	$(Q)for t in $(UNITS); do $(BUILD)/tests/unit/test_$$t || exit 1; done
 
+check-sim: $(SIM_TESTS) $(BUILD)/bin/qkdn-keyreq
+	$(Q)QKDN_TEST_TIMEOUT=1800 tests/run --build $(BUILD) $(SIM_TESTS)
+
 # The units, and the integration tests that reach most of the programs, run under the address and undefined-behaviour
 # sanitizers, which find leaks, too: what they report fails the test during which they did. In the ordinary build runs
 # what a sanitizer has no place in:
@@ -353,20 +356,23 @@ check: all $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD
 		--build $(BUILD) $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(SIM_TESTS) $(sort $(wildcard tests/checks/*)) \
 		$(PLAIN:%=tests/integration/test_%.py)
 
-# What ThreadSanitizer and valgrind's memcheck find fails these, whichever process it is in. The store's writer and
-# libqkdn's threads are what races could be between; a simulation has nothing to find. Valgrind makes programs some 30
-# times slower and has a tenth of the rounds. It has no place in
+# What ThreadSanitizer and valgrind's memcheck find, and what a program lost when it ends, fails these, whichever
+# process it is in. The store's writer and libqkdn's threads are what races could be between; a simulation has nothing
+# to find. Valgrind makes programs some 30 times slower and has a tenth of the rounds. It has no place in
 #   confine           a filter of system calls, which skips itself: valgrind asks for others
 #   keystore_memory   a search of the whole memory, valgrind's and what was freed, too
 THREAD_UNITS := base client rpc rpc_refusals keystore keystore_crash
 check-thread:
+	@echo "check-thread: about 10 minutes on two cores, 3 of them to build"
 	$(Q)$(MAKE) SANITIZE=thread BUILD=$(BUILD)/tsan all $(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) \
 		$(TEST_PROGRAMS:%=$(BUILD)/tsan/tests/bin/%)
 	$(Q)QKDN_TEST_TIMEOUT=1800 tests/watched tests/run --build $(BUILD)/tsan \
 		$(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) $(patsubst %,tests/integration/test_%.py,first_key supply crash)
 
 VALGRIND_UNITS := $(filter-out confine keystore_memory,$(UNITS))
-check-valgrind: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
+check-valgrind:
+	@echo "check-valgrind: about 25 minutes on two cores"
+	$(Q)$(MAKE) all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%)
 	$(Q)tests/valgrind $(BUILD) $(BUILD)/valgrind
 	$(Q)QKDN_ROUNDS=10 QKDN_TEST_TIMEOUT=1800 tests/watched tests/run --build $(BUILD)/valgrind \
 		$(VALGRIND_UNITS:%=$(BUILD)/valgrind/tests/unit/test_%) $(patsubst %,tests/integration/test_%.py,first_key keyreq procedures)
@@ -439,7 +445,7 @@ check-large: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all bench programs install sanitized check check-unit check-thread check-valgrind fuzz lint soak demo print-programs clean
+.PHONY: FORCE all bench programs install sanitized check check-unit check-sim check-thread check-valgrind fuzz lint soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 
