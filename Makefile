@@ -63,7 +63,7 @@ RPC      := buffer call channel client conn deadline dispatch endpoint gate look
 	rpcbind session tls trace traffic turn wipe
 OTP      := otp
 KEYSTORE := assignment bits chunk generation keyid keyring kv_changes kv_journal kv_lmdb kv_lmdb_check kv_memory \
-	master note pool rotate row seal store stream sweep undo value voids
+	master note pick pool rotate row seal store stream sweep undo value voids
 ROUTE    := disjoint lsdb route topology
 
 OBJECTS_base     := $(BASE:%=$(BUILD)/lib/base/%.o)

@@ -38,13 +38,13 @@ size_t chunk_encode(const struct chunk *c, uint8_t *room)
 	return (size_t)(p - room);
 }
 
-bool chunk_decode(struct chunk *c, const uint8_t *plain, size_t len)
+bool chunk_decode(const uint8_t *plain, size_t len, uint64_t *present, uint8_t *bytes)
 {
 	size_t extents = len >= 2 ? (size_t)get_be(plain, 2) : SIZE_MAX;
 	const uint8_t *p, *end = plain + len;
 	unsigned last = 0;
 
-	memset(c->present, 0, sizeof c->present);
+	memset(present, 0, CHUNK_WORDS * sizeof *present);
 	if (extents > CHUNK_BYTES / 2 || len < 2 + 4 * extents)
 		return false;
 	p = plain + 2 + 4 * extents;
@@ -54,8 +54,8 @@ bool chunk_decode(struct chunk *c, const uint8_t *plain, size_t len)
 
 		if (lo >= hi || hi > CHUNK_BYTES || (i > 0 && lo <= last) || (size_t)(end - p) < hi - lo)
 			return false;
-		memcpy(c->bytes.bytes + lo, p, hi - lo);
-		bits_set(c->present, lo, hi);
+		memcpy(bytes + lo, p, hi - lo);
+		bits_set(present, lo, hi);
 		p += hi - lo;
 		last = hi;
 	}
@@ -139,6 +139,7 @@ static enum status flush(struct ks_txn *t, struct chunk *c)
 	if (s != ST_OK)
 		return broken(t);
 	wipe_absent(c);
+	pick_forget(ks, (uint32_t)c->key.pool, c->key.index);
 	c->stored = present > 0;
 	c->dirty = false;
 	ks->cache.dirty--;
@@ -181,12 +182,26 @@ static enum status make_room(struct ks_txn *t, struct chunk **room)
 	return ST_OK;
 }
 
-static enum status load(struct ks_txn *t, struct chunk *c)
+enum status chunk_open(struct ks_txn *t, struct chunk_key key, struct kv_slice sealed, uint64_t *present,
+		       uint8_t *bytes)
 {
 	struct secret *plain = scratch(t->ks);
-	struct kv_slice sealed;
 	uint8_t place[PLACE_LEN];
 	bool ok;
+
+	place_make(place, (uint32_t)key.pool, key.index);
+	if (sealed.len < SEAL_OVERHEAD || sealed.len - SEAL_OVERHEAD > plain->len)
+		return damage(t, "a chunk of keys");
+	ok = seal_open(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), sealed, plain->bytes) &&
+	     chunk_decode(plain->bytes, sealed.len - SEAL_OVERHEAD, present, bytes);
+	secret_wipe(plain->bytes, sealed.len - SEAL_OVERHEAD);
+	return ok ? ST_OK : damage(t, "a chunk of keys");
+}
+
+static enum status load(struct ks_txn *t, struct chunk *c)
+{
+	struct kv_slice sealed;
+	uint8_t place[PLACE_LEN];
 	enum status s;
 
 	place_make(place, (uint32_t)c->key.pool, c->key.index);
@@ -195,13 +210,8 @@ static enum status load(struct ks_txn *t, struct chunk *c)
 		return ST_OK;
 	if (s != ST_OK)
 		return broken(t);
-	if (sealed.len < SEAL_OVERHEAD || sealed.len - SEAL_OVERHEAD > plain->len)
-		return damage(t, "a chunk of keys");
-	ok = seal_open(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), sealed, plain->bytes) &&
-	     chunk_decode(c, plain->bytes, sealed.len - SEAL_OVERHEAD);
-	secret_wipe(plain->bytes, sealed.len - SEAL_OVERHEAD);
 	c->stored = true;
-	return ok ? ST_OK : damage(t, "a chunk of keys");
+	return chunk_open(t, c->key, sealed, c->present, c->bytes.bytes);
 }
 
 static enum status insert(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use,
@@ -239,50 +249,6 @@ enum status chunk_get(struct ks_txn *t, struct pool *p, uint64_t index, enum chu
 		DL_PREPEND(cache->by_use, *c);
 	}
 	return ST_OK;
-}
-
-/* Copies bytes [from, to) out of an opened chunk's plain form. */
-static enum status copy_from_plain(const uint8_t *plain, size_t len, unsigned from, unsigned to, uint8_t *out)
-{
-	size_t extents = len >= 2 ? (size_t)get_be(plain, 2) : SIZE_MAX, at;
-
-	if (extents > CHUNK_BYTES / 2 || len < 2 + 4 * extents)
-		return ST_STORAGE;
-	at = 2 + 4 * extents;
-	for (size_t i = 0; i < extents; i++) {
-		unsigned lo = (unsigned)get_be(plain + 2 + 4 * i, 2),
-			 hi = (unsigned)get_be(plain + 4 + 4 * i, 2);
-
-		if (lo >= hi || hi - lo > len - at)
-			return ST_STORAGE;
-		if (lo <= from && to <= hi) {
-			memcpy(out, plain + at + (from - lo), to - from);
-			return ST_OK;
-		}
-		at += hi - lo;
-	}
-	return ST_KEY_GONE;
-}
-
-enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from, unsigned to,
-		       uint8_t *out)
-{
-	struct secret *plain = scratch(t->ks);
-	struct kv_slice sealed;
-	uint8_t place[PLACE_LEN];
-	enum status s;
-
-	place_make(place, p->number, index);
-	s = kv_get(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place), &sealed);
-	if (s != ST_OK)
-		return s == ST_NOT_FOUND ? ST_KEY_GONE : broken(t);
-	if (sealed.len < SEAL_OVERHEAD || sealed.len - SEAL_OVERHEAD > plain->len ||
-	    !seal_open(t->ks->seal, KV_CHUNK, slice_of(place, sizeof place), sealed, plain->bytes))
-		return damage(t, "a chunk of keys");
-	s = copy_from_plain(plain->bytes, sealed.len - SEAL_OVERHEAD, from, to, out);
-	secret_wipe(plain->bytes, sealed.len - SEAL_OVERHEAD);
-	t->ks->cache.peeked = (struct chunk_key){index, p->number};
-	return s == ST_STORAGE ? damage(t, "a chunk of keys") : s;
 }
 
 void chunk_touch(struct ks_txn *t, struct chunk *c)
@@ -389,6 +355,7 @@ enum status chunk_delete_full(struct ks_txn *t, const struct pool *p, uint64_t i
 
 	place_make(place, p->number, index);
 	undo_value_was(t, KV_CHUNK, slice_of(place, sizeof place), sealed);
+	pick_forget(t->ks, p->number, index);
 	if (kv_delete(t->ks->kv, KV_CHUNK, slice_of(place, sizeof place)) != ST_OK)
 		return broken(t);
 	t->wrote = true;

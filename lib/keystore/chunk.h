@@ -39,7 +39,6 @@ struct chunk {
 struct chunk_cache {
 	struct chunk *by_key, *by_use; /* the last used first */
 	unsigned count, dirty;
-	struct chunk_key peeked; /* last */
 	struct secret scratch;
 };
 
@@ -48,11 +47,11 @@ enum chunk_use { CHUNK_KEEP, CHUNK_ONCE }; /* once: the next one wanted may have
 /* The chunk, opened; an empty one where there is none. Good until the next call here. */
 MUST_CHECK enum status chunk_get(struct ks_txn *t, struct pool *p, uint64_t index, enum chunk_use use,
 				 struct chunk **c);
-/* Bytes [from, to) of a chunk, which need not stay open; ST_KEY_GONE where one is missing. */
-MUST_CHECK enum status chunk_peek(struct ks_txn *t, struct pool *p, uint64_t index, unsigned from,
-				  unsigned to, uint8_t *out);
 /* The first chunk that may hold something at or after *index and not after last; ST_NOT_FOUND. */
 MUST_CHECK enum status chunk_next(struct ks_txn *t, struct pool *p, uint64_t *index, uint64_t last);
+/* Opens a sealed one: which of its CHUNK_BYTES are present, and those. */
+MUST_CHECK enum status chunk_open(struct ks_txn *t, struct chunk_key key, struct kv_slice sealed, uint64_t *present,
+				  uint8_t *bytes);
 /* How many bytes are present, without opening it where that can be avoided. */
 MUST_CHECK enum status chunk_count(struct ks_txn *t, struct pool *p, uint64_t index, uint64_t *present);
 /* Whether it is not open and, as its seal's hint says, all its bytes are present; sealed is valid until the next
@@ -78,7 +77,7 @@ unsigned bits_next_clear(const uint64_t *bits, unsigned from, unsigned to); /* l
 /* Size and form of a sealed chunk's plaintext; room is CHUNK_PLAIN_MAX. */
 enum { CHUNK_PLAIN_MAX = 2 + 4 * (CHUNK_BYTES / 2 + 1) + CHUNK_BYTES };
 size_t chunk_encode(const struct chunk *c, uint8_t *room);
-MUST_CHECK bool chunk_decode(struct chunk *c, const uint8_t *plain, size_t len);
+MUST_CHECK bool chunk_decode(const uint8_t *plain, size_t len, uint64_t *present, uint8_t *bytes);
 
 MUST_CHECK enum status chunks_flush(struct ks_txn *t); /* all that differ, into the database */
 void chunk_drop(struct ks *ks, struct chunk *c);       /* out of the cache; wipes */

@@ -90,6 +90,16 @@ MUST_CHECK enum status assignments_void(struct ks_txn *t, struct pool *p, uint64
 MUST_CHECK enum status gap_next(struct ks_txn *t, struct pool *p, uint64_t *pos, uint64_t limit, uint64_t *lo,
 				uint64_t *hi);
 
+/* ---- pick.c: chunks that keys are picked out of ------------------------------------------------ */
+
+struct picks;
+
+void picks_init(struct ks *ks);
+void picks_free(struct ks *ks);
+/* What is open there goes from memory: of one chunk, which changes, and of all. */
+void pick_forget(struct ks *ks, uint32_t pool, uint64_t index);
+void picks_wipe(struct ks *ks);
+
 /* ---- value.c: sealed values that hold no keys, with undo -------------------------------------- */
 
 enum { RECORD_MAX = 2048 };
@@ -215,6 +225,7 @@ struct ks {
 	struct pools pools;
 	struct chunk_cache cache;
 	struct row_cache *rows;
+	struct picks *picks;
 	struct undo *undo;
 	struct sweep sweep;
 	struct rotation rotation;
@@ -224,6 +235,7 @@ struct ks {
 	uint64_t generation;
 	uint64_t generation_at; /* monotonic, when it was advanced */
 	uint64_t batch_at;      /* monotonic, when the writer's last one ended */
+	uint64_t worked_at;     /* monotonic, when the last one with works did */
 	uint64_t retry_at;      /* monotonic: after a failed commit, what can wait waits until then */
 	struct log_limit damage_limit;
 

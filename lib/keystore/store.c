@@ -62,6 +62,7 @@ enum { WORKS_A_BATCH = 4096 };
 #define MAX_BYTES_DEFAULT (UINT64_C(64) << 30)
 #define SWEEP_IDLE_NS (10 * NS_PER_S)  /* between rounds, when there is nothing else to do */
 #define SWEEP_BUSY_NS (600 * NS_PER_S) /* when there is: it costs as much as what it cleans up after */
+#define QUIET_NS (NS_PER_S / 20) /* without works: a gap between two batches of a burst is shorter */
 #define GENERATION_NS (10 * NS_PER_S)
 #define RETRY_NS NS_PER_S
 #define CHECKPOINT_IDLE_NS NS_PER_S
@@ -193,10 +194,14 @@ static uint64_t background_at(const struct ks *ks, bool busy)
 {
 	uint64_t at = UINT64_MAX;
 
-	if (ks->rotation.phase != ROTATION_NONE || (ks->sweep.running && !busy))
+	if (ks->rotation.phase != ROTATION_NONE)
+		return ks->retry_at;
+	if (ks->sweep.running && !busy)
 		at = 0;
 	else if (sweep_is_wanted(ks))
 		at = ks->sweep.rested_at + (busy ? SWEEP_BUSY_NS : SWEEP_IDLE_NS);
+	if (!busy && at < ks->worked_at + QUIET_NS)
+		at = ks->worked_at + QUIET_NS;
 	return at < ks->retry_at ? ks->retry_at : at;
 }
 
@@ -249,6 +254,7 @@ static void batch_failed(struct ks *ks, struct job *jobs)
 			j->status = ST_STORAGE;
 	pools_aborted(ks);
 	chunks_drop_all(ks);
+	picks_wipe(ks);
 	rows_drop_all(ks);
 	rotation_aborted(ks);
 	ks->retry_at = env_mono(ks->env) + RETRY_NS;
@@ -403,7 +409,7 @@ static void *writer_main(void *arg)
 
 	for (;;) {
 		struct job *jobs;
-		bool stop;
+		bool stop, works;
 
 		pthread_mutex_lock(&ks->lock);
 		wait_for_work(ks);
@@ -414,10 +420,13 @@ static void *writer_main(void *arg)
 			return NULL;
 		if (jobs == NULL && checkpoint_at(ks) <= env_mono(ks->env))
 			run_checkpoint(ks);
+		works = jobs != NULL;
 		do
 			jobs = run_batch(ks, jobs, background_at(ks, jobs != NULL) <= env_mono(ks->env));
 		while (jobs != NULL);
 		ks->batch_at = env_mono(ks->env);
+		if (works)
+			ks->worked_at = ks->batch_at;
 	}
 }
 
@@ -654,6 +663,7 @@ static void ks_free(struct ks *ks)
 {
 	chunks_free(ks);
 	rows_free(ks);
+	picks_free(ks);
 	pools_free(ks);
 	undo_free(ks);
 	if (ks->kv != NULL)
@@ -692,6 +702,7 @@ enum status ks_open(struct ks **out, const struct ks_options *o, struct err *e)
 	if (ks->options.hot_chunks == 0)
 		ks->options.hot_chunks = CHUNKS_HOT;
 	rows_init(ks);
+	picks_init(ks);
 	ks->env = o->env;
 	ks->lock_fd = -1;
 	ks->last = &ks->first;

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "pick.h"
+
 /* The part of [lo, hi) that lies in one chunk. */
 struct part {
 	uint64_t index;
@@ -89,14 +91,6 @@ enum status stream_whole(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t
 	return ST_OK;
 }
 
-/* Neither open nor the one looked at just before: keys fetched in any order are not worth keeping a chunk
- * open for, keys fetched one behind the other are. */
-static bool seen_first(struct ks *ks, const struct pool *p, uint64_t index)
-{
-	return (ks->cache.peeked.index != index || ks->cache.peeked.pool != p->number) &&
-	       chunk_cached(ks, p->number, index) == NULL;
-}
-
 enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, uint8_t *to,
 			enum chunk_use use)
 {
@@ -110,8 +104,8 @@ enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_
 		x = part_at(offset, hi);
 		if (full_at_rest(t, p, &x, &sealed)) {
 			s = chunk_open_full(t, p, x.index, sealed, to);
-		} else if (use == CHUNK_ONCE && seen_first(t->ks, p, x.index)) {
-			s = chunk_peek(t, p, x.index, x.from, x.to, to);
+		} else if (use == CHUNK_ONCE && chunk_cached(t->ks, p->number, x.index) == NULL) {
+			s = pick(t, p, x.index, x.from, x.to, to);
 		} else {
 			s = chunk_get(t, p, x.index, CHUNK_KEEP, &c);
 			if (s == ST_OK && bits_next_clear(c->present, x.from, x.to) < x.to)

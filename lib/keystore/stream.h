@@ -11,7 +11,7 @@ MUST_CHECK enum status stream_count(struct ks_txn *t, struct pool *p, uint64_t l
 /* ST_OK where all of [lo, hi) is present, else ST_KEY_GONE. */
 MUST_CHECK enum status stream_whole(struct ks_txn *t, struct pool *p, uint64_t lo, uint64_t hi);
 
-/* Copies [offset, offset + len); ST_KEY_GONE where a byte is missing. */
+/* Copies [offset, offset + len); ST_KEY_GONE where a byte is missing. CHUNK_ONCE: they are picked (pick.h). */
 MUST_CHECK enum status stream_copy(struct ks_txn *t, struct pool *p, uint64_t offset, size_t len, uint8_t *to,
 				   enum chunk_use use);
 

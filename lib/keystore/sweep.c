@@ -31,6 +31,8 @@ static enum status delete_some(struct ks_txn *t, struct pool *p, enum kv_db db, 
 		c = db == KV_CHUNK ? chunk_cached(t->ks, p->number, get_be(from + POOL_NUMBER_LEN, 8)) : NULL;
 		if (c != NULL)
 			chunk_drop(t->ks, c);
+		if (db == KV_CHUNK)
+			pick_forget(t->ks, p->number, get_be(from + POOL_NUMBER_LEN, 8));
 		s = record_delete(t, db, slice_of(from, sizeof from));
 		if (s != ST_OK)
 			return s;

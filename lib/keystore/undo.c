@@ -202,6 +202,7 @@ static enum status restore_value(struct ks_txn *t, const struct undo_entry *e)
 
 		if (c != NULL)
 			chunk_drop(ks, c);
+		pick_forget(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN), get_be(e->key + POOL_NUMBER_LEN, 8));
 	}
 	if (e->db == KV_ROW)
 		row_forget(ks, (uint32_t)get_be(e->key, POOL_NUMBER_LEN),

@@ -496,6 +496,94 @@ static enum status commit_and_deny(struct kv *kv)
 	return ST_STORAGE;
 }
 
+static enum status fail_to_commit(struct kv *kv)
+{
+	honest->abort(kv);
+	return ST_STORAGE;
+}
+
+/* A chunk of bytes that are all the same, a key of which, another each time, is delivered in the same work. */
+struct chunkful {
+	uint8_t byte, key[32];
+	enum status end, reported;
+};
+
+static enum status append_and_deliver(struct ks_txn *t, void *arg)
+{
+	struct chunkful *x = arg;
+	struct id pool = pool_id(1);
+	struct ks_assignment a = {
+	    .key_len = 32, .count = CHUNK_BYTES / 32, .source = "app1", .destination = "app2"};
+	uint8_t bytes[CHUNK_BYTES];
+	enum status s;
+
+	memset(bytes, x->byte, sizeof bytes);
+	s = ks_append(t, &pool, 0, bytes, sizeof bytes);
+	if (s == ST_OK)
+		s = ks_settle(t, &pool, sizeof bytes);
+	if (s == ST_OK)
+		s = ks_assign(t, &pool, &a);
+	if (s == ST_OK)
+		s = ks_deliver_into(t, &pool, 32 * x->byte, 32, "app1", "app2", x->key);
+	return s == ST_OK ? x->end : s;
+}
+
+static void chunkful_done(enum status s, void *arg)
+{
+	((struct chunkful *)arg)->reported = s;
+}
+
+static void chunkful_comes(struct store *x, uint8_t byte, enum status end, enum status reported)
+{
+	struct chunkful c = {.byte = byte, .end = end, .reported = ST_INTERNAL};
+
+	ks_submit(x->ks, append_and_deliver, chunkful_done, &c);
+	while (world_step(x->world))
+		;
+	assert_int_equal(c.reported, reported);
+	for (size_t i = 0; i < sizeof c.key; i++)
+		assert_int_equal(c.key[i], byte);
+}
+
+/* Keys of a chunk that is taken back are not those of the chunk that comes in its place. */
+static void what_was_taken_back_is_not_delivered(void **state)
+{
+	struct store *x = *state;
+	struct kv_ops ops;
+
+	assert_int_equal(create(x, 1), ST_OK);
+	chunkful_comes(x, 1, ST_MISMATCH, ST_MISMATCH);
+	chunkful_comes(x, 2, ST_MISMATCH, ST_MISMATCH);
+	honest = x->ks->kv->ops;
+	ops = *honest;
+	ops.commit = fail_to_commit;
+	x->ks->kv->ops = &ops;
+	chunkful_comes(x, 3, ST_OK, ST_STORAGE);
+	x->ks->kv->ops = honest;
+	chunkful_comes(x, 4, ST_OK, ST_OK);
+}
+
+/* A key whose delivery was taken back can be delivered, whole, and once. */
+static void a_delivery_that_was_taken_back_comes_again(void **state)
+{
+	struct store *x = *state;
+	struct op o = {.kind = OP_DELIVER,
+		       .pool = pool_id(1),
+		       .offset = 96,
+		       .source = "app1",
+		       .destination = "app2",
+		       .then_fail = true};
+
+	fill(x, 1, CHUNK_BYTES);
+	assert_int_equal(assign(x, 1, 0, 32, CHUNK_BYTES / 32, 0), ST_OK);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(op_simple(x, o), ST_MISMATCH);
+	assert_int_equal(deliver(x, 1, 64, "app2"), ST_OK);
+	assert_int_equal(deliver(x, 1, 96, "app2"), ST_OK);
+	assert_int_equal(deliver(x, 1, 96, "app2"), ST_KEY_GONE);
+	assert_int_equal(deliver(x, 1, 128, "app2"), ST_OK);
+}
+
 /* A commit that is reported as failed, and is there: neither answer may be given, so the process ends. */
 static void a_commit_that_cannot_be_told_stops(void **state)
 {
@@ -543,6 +631,8 @@ int main(void)
 	    BOTH(notes_are_kept_in_order),
 	    BOTH(early_works_are_told_before_their_end),
 	    BOTH(a_closed_store_opens_as_it_was),
+	    BOTH(what_was_taken_back_is_not_delivered),
+	    BOTH(a_delivery_that_was_taken_back_comes_again),
 	    BOTH(a_commit_that_cannot_be_told_stops),
 	    cmocka_unit_test(key_ids_invert),
 	};

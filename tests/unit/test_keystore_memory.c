@@ -162,6 +162,88 @@ static void stored_keys_are_locked_and_gone_once_taken(void **state)
 	secret_free(&key);
 }
 
+enum { KEYS = 4 };
+
+/* A chunk of random bytes, in keys that wait for an application; copies of the first ones. */
+static void make_keys(struct store *x, int pool, struct secret key[KEYS])
+{
+	struct secret chunk = { NULL, 0 };
+
+	secret_alloc(&chunk, CHUNK_BYTES);
+	secret_random(chunk.bytes, chunk.len);
+	for (int i = 0; i < KEYS; i++) {
+		key[i] = (struct secret){ NULL, 0 };
+		secret_copy(&key[i], chunk.bytes + 32 * i, 32);
+	}
+	assert_int_equal(create(x, pool), ST_OK);
+	assert_int_equal(
+	        op_simple(x, (struct op){ .kind = OP_APPEND, .pool = pool_id(pool), .bytes = chunk.bytes, .len = chunk.len }), ST_OK);
+	secret_free(&chunk);
+	assert_int_equal(settle(x, pool, CHUNK_BYTES), ST_OK);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_ASSIGN, .pool = pool_id(pool), .key_len = 32,
+	                                           .count = CHUNK_BYTES / 32, .source = "app1", .destination = "app2" }),
+	                 ST_OK);
+}
+
+static void deliver(struct store *x, int pool, int i, const struct secret *key, bool then_fail)
+{
+	struct op o = { .kind = OP_DELIVER, .pool = pool_id(pool), .offset = 32 * (uint64_t)i, .source = "app1",
+		        .destination = "app2", .then_fail = then_fail };
+
+	assert_int_equal(op_run(x, &o), then_fail ? ST_MISMATCH : ST_OK);
+	assert_true(secret_equal(&o.out, key));
+	secret_free(&o.out);
+	assert_int_equal(find(key).times, 0);
+}
+
+static void free_keys(struct secret key[KEYS])
+{
+	for (int i = 0; i < KEYS; i++)
+		secret_free(&key[i]);
+}
+
+static void keys_delivered_by_id_are_gone_at_once(void **state)
+{
+	struct store *x = *state;
+	struct secret key[KEYS];
+
+	make_keys(x, 1, key);
+	deliver(x, 1, 0, &key[0], false);
+	deliver(x, 1, 1, &key[1], false);
+	is_kept_well(&key[2], 1); /* the chunk is open, for those that come next */
+	free_keys(key);
+}
+
+/* What waits in an open chunk leaves memory with all ways that it has out of the store. */
+static void keys_given_up_are_gone_at_once(void **state)
+{
+	struct store *x = *state;
+	struct secret key[KEYS];
+
+	make_keys(x, 1, key);
+	deliver(x, 1, 0, &key[0], false);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID, .pool = pool_id(1), .offset = 64, .len = 32 }), ST_OK);
+	assert_int_equal(find(&key[2]).times, 0);
+	is_kept_well(&key[3], 1);
+	free_keys(key);
+
+	make_keys(x, 2, key);
+	deliver(x, 2, 0, &key[0], true); /* so that the chunk is whole, and goes unopened */
+	is_kept_well(&key[1], 1);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_VOID, .pool = pool_id(2), .offset = 0, .len = CHUNK_BYTES }), ST_OK);
+	assert_int_equal(find(&key[1]).times, 0);
+	free_keys(key);
+
+	make_keys(x, 3, key);
+	deliver(x, 3, 0, &key[0], false);
+	is_kept_well(&key[1], 1);
+	assert_int_equal(op_simple(x, (struct op){ .kind = OP_RETIRE, .pool = pool_id(3) }), ST_OK);
+	for (int i = 0; i < 600; i++) /* works, between which the sweep comes by */
+		assert_int_equal(create(x, 4), ST_OK);
+	assert_int_equal(find(&key[1]).times, 0);
+	free_keys(key);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -170,6 +252,8 @@ int main(void)
 		TEST(keys_of_keys_are_locked_and_undumped),
 		TEST(secrets_of_any_size_are_kept_well),
 		TEST(stored_keys_are_locked_and_gone_once_taken),
+		TEST(keys_delivered_by_id_are_gone_at_once),
+		TEST(keys_given_up_are_gone_at_once),
 	};
 	struct err e;
 
