@@ -17,6 +17,12 @@
 
 #include "message.h"
 
+#if __has_include(<valgrind/valgrind.h>)
+#include <valgrind/valgrind.h>
+#else
+#define RUNNING_ON_VALGRIND 0
+#endif
+
 /* ---- a peer that may do anything --------------------------------------------------------------- */
 
 struct raw {
@@ -457,6 +463,10 @@ static void without_descriptors_it_waits_and_goes_on(void **state)
 	usleep(50000);
 	assert_in_range(processor_used_in(200000), 0, 50000); /* it does not try again and again */
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	if (RUNNING_ON_VALGRIND) { /* it closes what is accepted beyond the limit, where the kernel lets it wait */
+		raw_close(&r);
+		raw_connect(&r, &g);
+	}
 	raw_call(&r, ECHO, NULLPROC, FLAVOR_AUTH_NONE); /* the listener is parked for half a second */
 	assert_accepted(&r, SUCCESS);
 	raw_close(&r);
