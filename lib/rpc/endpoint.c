@@ -11,7 +11,7 @@
 
 #include "env_event.h"
 
-enum { ACCEPTS_PER_WAKEUP = 16, LISTEN_BACKLOG = 1024 };
+enum { ACCEPTS_PER_WAKEUP = 16, ANSWERS_A_TURN = 8, LISTEN_BACKLOG = 1024 };
 
 /* How long nothing is accepted: out of descriptors or of memory, or at more than the bounded rate. */
 #define EXHAUSTED_NS (500 * NS_PER_MS)
@@ -35,19 +35,37 @@ static void set_defaults(struct rtls_options *o)
 		o->record_ns = 30 * NS_PER_S;
 }
 
-static void flush_all(evutil_socket_t fd, short what, void *arg)
+static struct rtls_conn *next_to_flush(struct flush_list *list)
 {
+	struct rtls_conn *conn = list->first;
+
+	if (conn != NULL) {
+		list->first = conn->flush_next;
+		conn->flush_is_due = false;
+	}
+	return conn;
+}
+
+/* Calls first: this end, and who waits for it, waits for their answers. Of many answers some wait for the next turn:
+ * what has come meanwhile is not to wait behind them all. */
+static void flush_some(evutil_socket_t fd, short what, void *arg)
+{
+	const struct timeval next_turn = { .tv_sec = 0 };
 	struct rtls_endpoint *ep = arg;
 	struct rtls_conn *conn;
 
 	(void)fd;
 	(void)what;
-	while ((conn = ep->flush_list) != NULL) {
-		ep->flush_list = conn->flush_next;
-		conn->flush_is_due = false;
+	while ((conn = next_to_flush(&ep->dialled_flush)) != NULL) {
 		traffic_flush(conn);
 		conn_release(conn);
 	}
+	for (int n = 0; n < ANSWERS_A_TURN && (conn = next_to_flush(&ep->accepted_flush)) != NULL; n++) {
+		traffic_flush(conn);
+		conn_release(conn);
+	}
+	if (ep->accepted_flush.first != NULL)
+		evtimer_add(ep->flush_event, &next_turn);
 }
 
 /* Whoever hears of a failed call hears it in a turn of its own. */
@@ -77,7 +95,7 @@ enum status rtls_endpoint_new(struct rtls_endpoint **ep, struct env *env, struct
 	set_defaults(&fresh->options);
 	fresh->options.trace_path = NULL; /* the caller's */
 	deadlines_init(&fresh->deadlines, env);
-	fresh->flush_event = event_new(fresh->base, -1, 0, flush_all, fresh);
+	fresh->flush_event = evtimer_new(fresh->base, flush_some, fresh);
 	fresh->failed_event = evtimer_new(fresh->base, run_failed, fresh);
 	if (fresh->flush_event == NULL || fresh->failed_event == NULL)
 		log_fatal("no memory for an endpoint");
@@ -117,12 +135,12 @@ static void programs_free(struct rtls_endpoint *ep)
 
 static void conns_free(struct rtls_endpoint *ep)
 {
+	struct rtls_conn *c;
+
 	while (ep->conns != NULL)
 		conn_close(ep->conns, "the endpoint ends");
-	for (struct rtls_conn *c; (c = ep->flush_list) != NULL;) {
-		ep->flush_list = c->flush_next;
+	while ((c = next_to_flush(&ep->dialled_flush)) != NULL || (c = next_to_flush(&ep->accepted_flush)) != NULL)
 		conn_release(c);
-	}
 }
 
 void rtls_endpoint_free(struct rtls_endpoint *ep)

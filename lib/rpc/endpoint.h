@@ -198,7 +198,9 @@ struct rtls_endpoint {
 	struct deadlines deadlines;
 	struct event *flush_event;  /* runs after the callbacks of this turn of the loop */
 	struct event *failed_event; /* runs in the next turn */
-	struct rtls_conn *flush_list, **flush_last; /* in the order in which something was put into their output */
+	struct flush_list {
+		struct rtls_conn *first, **last;
+	} dialled_flush, accepted_flush; /* in the order in which something was put into their output */
 	struct party *parties;
 	struct {
 		struct event *event;

@@ -65,17 +65,18 @@ void traffic_flush(struct rtls_conn *conn)
 void traffic_flush_later(struct rtls_conn *conn)
 {
 	struct rtls_endpoint *ep = conn->ep;
+	struct flush_list *list = conn->accepted ? &ep->accepted_flush : &ep->dialled_flush;
 
 	if (conn->flush_is_due || conn->writing || conn->closed)
 		return;
-	if (ep->flush_list == NULL) {
+	if (list->first == NULL) {
 		event_active(ep->flush_event, EV_TIMEOUT, 0);
-		ep->flush_last = &ep->flush_list;
+		list->last = &list->first;
 	}
 	conn->flush_is_due = true;
 	conn->flush_next = NULL;
-	*ep->flush_last = conn;
-	ep->flush_last = &conn->flush_next;
+	*list->last = conn;
+	list->last = &conn->flush_next;
 	conn_hold(conn);
 }
 

@@ -294,7 +294,9 @@ struct ksa_pool {
 	uint64_t turn;          /* how far these have come in being served, each in bytes */
 	struct request *gathered; /* key requests whose keys are to be taken together */
 	unsigned gathering;    /* how many these are, */
-	unsigned under_way;    /* and those whose keys are taken and that are not answered */
+	unsigned under_way;    /* those whose keys are taken and that are not answered, */
+	unsigned crowd;        /* and the most of both at once, of late */
+	unsigned hurried;      /* so many draws that nobody waits for */
 	struct env_timer *gather_timer; /* no longer than this they wait for each other; NULL: not yet made */
 	struct request *taken; /* keys taken, to be assigned with the next message */
 	uint64_t base;         /* how far it is durably taken, at least */

@@ -22,6 +22,8 @@
 enum {
 	DRAW_BYTES = 16 * 1024,            /* of keys in one draw, if it is for more than one request */
 	GATHER_MOST_NS = 2 * 1000 * 1000,  /* for requests to gather */
+	CROWD_FADES = 16,                  /* each draw makes it less by one part of so many */
+	HURRIED_DRAWS = 16,                /* without gathering, after some gathered in vain */
 };
 
 /* Keys that lie one behind another. */
@@ -77,6 +79,12 @@ struct draw {
 
 /* ---- ending a request ---------------------------------------------------------------------------- */
 
+static void not_under_way(struct request *r)
+{
+	r->pool->under_way -= r->under_way;
+	r->under_way = false;
+}
+
 static void draw_release(struct draw *d)
 {
 	if (--d->holds > 0)
@@ -85,22 +93,9 @@ static void draw_release(struct draw *d)
 	free(d);
 }
 
-static void gathered_soon(struct ksa_pool *p);
-
-/* Those that gather wait for it, perhaps: where several come back they are told before the first answer is put, so
- * that the next commit begins before the answers leave. */
-static void request_has_come_back(struct request *r)
-{
-	if (!r->under_way)
-		return;
-	r->under_way = false;
-	r->pool->under_way--;
-	gathered_soon(r->pool);
-}
-
 static void request_free(struct request *r)
 {
-	request_has_come_back(r);
+	not_under_way(r);
 	env_timer_free(r->km->env, r->deadline);
 	if (r->draw != NULL)
 		draw_release(r->draw);
@@ -223,9 +218,6 @@ static void batch_answered(enum status s, const void *answer, void *arg)
 		s = ST_TRANSPORT;
 	if (s == ST_OK && id_equal(&b->m.pool, &b->pool->id))
 		uses_told(&b->pool->uses, b->m.unused_below);
-	DL_FOREACH (b->first, r)
-		if (r->durable)
-			request_has_come_back(r);
 	DL_FOREACH_SAFE (b->first, r, next) {
 		DL_DELETE(b->first, r);
 		r->assigned = true;
@@ -463,7 +455,7 @@ static void draw_failed(struct draw *d, enum status s)
 			continue;
 		}
 		r->fell_short = true;
-		request_has_come_back(r);
+		not_under_way(r);
 		wait_for_keys(r);
 	}
 }
@@ -472,9 +464,6 @@ static void draw_durable(struct draw *d, enum status s)
 {
 	struct request *r, *next;
 
-	for (r = d->requests; r != NULL; r = r->next_drawn)
-		if (r->assigned)
-			request_has_come_back(r);
 	for (r = d->requests; r != NULL; r = next) {
 		next = r->next_drawn;
 		r->durable = true;
@@ -532,9 +521,9 @@ static void draw_submit(struct ksa_pool *p, struct request *first)
 /* ---- taking the keys: together ------------------------------------------------------------------------------ */
 
 /*
- * A draw costs two commits and a message, for however many requests. So requests gather until they are as many as
- * those on their way, or none is: under load one half is computed while the other is committed, and who
- * comes alone waits for nobody. Where the destination is far away or slow the time is bounded.
+ * A draw costs two commits and a message, for however many requests. So requests gather until they are most of those
+ * that were here at once lately, and have not been answered: under load few go alone, and who comes alone waits for nobody.
+ * Where those do not come again, a short time is lost, and then for some draws nobody is waited for.
  */
 
 static void draw_gathered(void *arg)
@@ -544,6 +533,9 @@ static void draw_gathered(void *arg)
 	p->gather_posted = false;
 	if (p->gather_timer != NULL)
 		env_timer_stop(p->km->env, p->gather_timer);
+	p->crowd -= (p->crowd + CROWD_FADES - 1) / CROWD_FADES;
+	if (p->hurried > 0)
+		p->hurried--;
 	while (p->gathered != NULL) {
 		struct request *first = NULL, **last = &first, *r;
 		uint64_t len = 0;
@@ -563,13 +555,13 @@ static void draw_gathered(void *arg)
 	}
 }
 
-/* At the end of this turn of the loop, if they are enough. */
-static void gathered_soon(struct ksa_pool *p)
+static void gathered_in_vain(void *arg)
 {
-	if (p->gathering == 0 || p->gathering < p->under_way || p->gather_posted)
-		return;
-	p->gather_posted = true;
-	env_post(p->km->env, draw_gathered, p);
+	struct ksa_pool *p = arg;
+
+	p->crowd = 0;
+	p->hurried = HURRIED_DRAWS;
+	draw_gathered(p);
 }
 
 static void gather(struct request *r)
@@ -579,11 +571,19 @@ static void gather(struct request *r)
 	p->promised += request_len(r);
 	DL_APPEND(p->gathered, r);
 	p->gathering++;
-	gathered_soon(p);
-	if (p->gathering > 1 || p->gather_posted)
+	if (p->hurried == 0 && p->crowd < p->gathering + p->under_way)
+		p->crowd = p->gathering + p->under_way;
+	if (p->gather_posted)
+		return;
+	if (4 * p->gathering >= 3 * p->crowd) { /* at the end of this turn: more may come in it */
+		p->gather_posted = true;
+		env_post(p->km->env, draw_gathered, p);
+		return;
+	}
+	if (p->gathering > 1) /* the timer runs */
 		return;
 	if (p->gather_timer == NULL)
-		p->gather_timer = env_timer_new(p->km->env, draw_gathered, p);
+		p->gather_timer = env_timer_new(p->km->env, gathered_in_vain, p);
 	env_timer_set(p->km->env, p->gather_timer, GATHER_MOST_NS);
 }
 

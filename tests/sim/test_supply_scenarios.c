@@ -13,6 +13,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "../../server/km/core.h"
 #include "log.h"
 #include "sim.h"
 
@@ -422,6 +423,61 @@ static void requests_gather_for_a_moment(void **state)
 	end(s);
 }
 
+static void ask_together(struct trickle *t, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		ask_one(t);
+	sim_run(t->sim, 20 * NS_PER_MS);
+}
+
+/* Those who were here together are expected again: most of them are taken together, however they come. */
+static void who_was_here_is_waited_for(void **state)
+{
+	struct sim *s = pair(402);
+	struct trickle t = { .sim = s, .asked = MANY / 4 };
+
+	(void)state;
+	sim_set_hook(s, count_assignments, &t);
+	ask_together(&t, MANY);
+	assert_int_equal(t.answered, MANY);
+	assert_int_equal(t.assignments, 1);
+	trickle_on(&t); /* three quarters */
+	sim_run(s, 50 * NS_PER_MS);
+	assert_int_equal(t.answered, MANY + 3 * MANY / 4);
+	assert_in_range(t.assignments, 2, 3);
+	end(s);
+}
+
+/* Whether one more is taken at once. */
+static bool is_taken_at_once(struct trickle *t)
+{
+	bool taken;
+
+	ask_one(t);
+	sim_run(t->sim, NS_PER_US);
+	taken = ksa_pool_to(sim_core(sim_node(t->sim, 0)), "km001")->gathered == NULL;
+	sim_run(t->sim, 20 * NS_PER_MS);
+	return taken;
+}
+
+/* Once; who comes after that, and for a while, waits for nobody, not even behind another. */
+static void who_does_not_come_is_not_waited_for_again(void **state)
+{
+	struct sim *s = pair(403);
+	struct trickle t = { .sim = s };
+
+	(void)state;
+	ask_together(&t, 8);
+	assert_false(is_taken_at_once(&t));
+	for (int i = 0; i < 6; i++) {
+		ask_one(&t);
+		sim_run(s, 100 * NS_PER_US);
+		assert_true(is_taken_at_once(&t));
+	}
+	assert_int_equal(t.answered, 8 + 1 + 12);
+	end(s);
+}
+
 /* ---- keys by ID ----------------------------------------------------------------------------------------------------- */
 
 enum { KEYS = 4 };
@@ -584,6 +640,8 @@ int main(void)
 		cmocka_unit_test(assignment_lost_late_or_twice),
 		cmocka_unit_test(requests_gather_behind_others),
 		cmocka_unit_test(requests_gather_for_a_moment),
+		cmocka_unit_test(who_was_here_is_waited_for),
+		cmocka_unit_test(who_does_not_come_is_not_waited_for_again),
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 	};
