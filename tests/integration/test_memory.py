@@ -200,8 +200,8 @@ class Core(Case):
 
     def dies_at_its_end(self, *words, **more):
         """Its standard output; the core is of the moment after main."""
-        done = subprocess.run(words, env={**os.environ, **more, **self.environment, "QKDN_CORE_AT_EXIT": "1"}, stdout=subprocess.PIPE,
-                              timeout=240, check=False)
+        done = subprocess.run(words, env={**os.environ, **more, **self.environment, "QKDN_CORE_AT_EXIT": "1"}, cwd=self.path("cores"),
+                              stdout=subprocess.PIPE, timeout=240, check=False)
         self.assertEqual(done.returncode, -signal.SIGABRT)
         return done.stdout.decode()
 
