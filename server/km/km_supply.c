@@ -3,8 +3,8 @@
  *
  * The keys of a request are taken from the pair's KSA pool and assigned to the two applications at the
  * destination; both are durable before it is answered. The two commits run side by side: the assignment is sent
- * as soon as it is known which keys they are. Requests that come together are one work (a draw), and so are those
- * that come while others are on their way; what was taken together is assigned with one message.
+ * as soon as it is known which keys they are. Requests that come at about the same time are one work (a draw); what was
+ * taken together is assigned with one message.
  *
  * So the destination may know of keys that this end, after a crash or a commit that failed, has not taken. It
  * never takes them again: here the works remember how far they have shown the pool (struct ksa_shown) and void
@@ -49,10 +49,9 @@ struct request {
 	void *arg;
 
 	struct use use; /* from the take until the assignment is answered */
-	struct draw *draw; /* that takes its keys */
+	struct draw *draw; /* that takes its keys; NULL: none yet */
 	struct request *next_drawn;
 	uint8_t *bytes; /* in the draw's */
-	bool under_way; /* counted in the pool's */
 	bool unsent;    /* in taken */
 	bool durable;   /* the draw's commit is over */
 	bool assigned;  /* the message is answered */
@@ -79,12 +78,6 @@ struct draw {
 
 /* ---- ending a request ---------------------------------------------------------------------------- */
 
-static void not_under_way(struct request *r)
-{
-	r->pool->under_way -= r->under_way;
-	r->under_way = false;
-}
-
 static void draw_release(struct draw *d)
 {
 	if (--d->holds > 0)
@@ -93,12 +86,19 @@ static void draw_release(struct draw *d)
 	free(d);
 }
 
+static void leave_draw(struct request *r)
+{
+	r->pool->under_way--;
+	draw_release(r->draw);
+	r->draw = NULL;
+	r->next_drawn = NULL;
+}
+
 static void request_free(struct request *r)
 {
-	not_under_way(r);
 	env_timer_free(r->km->env, r->deadline);
 	if (r->draw != NULL)
-		draw_release(r->draw);
+		leave_draw(r);
 	free(r);
 }
 
@@ -447,15 +447,12 @@ static void draw_failed(struct draw *d, enum status s)
 			request_fail(r, s, s == ST_STORAGE ? "the key store could not be written" : status_name(s));
 			continue;
 		}
-		draw_release(d);
-		r->draw = NULL;
-		r->next_drawn = NULL;
+		leave_draw(r);
 		if (!alone) {
 			draw_submit(p, r);
 			continue;
 		}
 		r->fell_short = true;
-		not_under_way(r);
 		wait_for_keys(r);
 	}
 }
@@ -507,6 +504,7 @@ static void draw_submit(struct ksa_pool *p, struct request *first)
 	d->holds = 1;
 	for (r = first; r != NULL; r = r->next_drawn) {
 		r->draw = d;
+		p->under_way++;
 		d->holds++;
 		d->len += request_len(r);
 	}
@@ -543,8 +541,6 @@ static void draw_gathered(void *arg)
 		while ((r = p->gathered) != NULL && (len == 0 || len + request_len(r) <= DRAW_BYTES)) {
 			DL_DELETE(p->gathered, r);
 			p->gathering--;
-			p->under_way++;
-			r->under_way = true;
 			len += request_len(r);
 			*last = r;
 			last = &r->next_drawn;
