@@ -163,7 +163,7 @@ UNITS += route controller controller_central controller_wire flood
 UNITS += conf
 UNITS += ladder
 UNITS += client
-UNITS += rpc rpc_wire rpc_bind rpc_refusals
+UNITS += rpc rpc_wire rpc_bind rpc_refusals rpc_turn
 UNITS += quantum_link quantum_device
 UNITS += keystore keystore_model keystore_files keystore_journal keystore_crash keystore_master keystore_memory
 
@@ -212,6 +212,10 @@ $(BUILD)/tests/unit/test_quantum_device.o: CPPFLAGS += -Itests/lib
 $(RPC_TEST_OBJECTS) $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): CPPFLAGS += -I$(BUILD)/tests/unit -Itests/lib
 $(BUILD)/tests/lib/echo_ends.o $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%.o): | $(BUILD)/tests/unit/echo.h
 $(RPC_TESTS:%=$(BUILD)/tests/unit/test_%): $(RPC_TEST_OBJECTS)
+# Whose turn it is, without what is done in it.
+$(BUILD)/tests/unit/test_rpc_turn.o: CPPFLAGS += -Itests/lib
+$(BUILD)/tests/unit/test_rpc_turn: $(BUILD)/tests/lib/test_pki.o
+$(BUILD)/tests/unit/test_rpc_turn: LDFLAGS += -Wl,--wrap=traffic_run,--wrap=traffic_flush
 
 # ---- fuzzing: make fuzz, or make CC=clang SANITIZE=… of one target ----------------------------
 # Targets: tests/fuzz/fuzz_NAME.c, corpus in tests/fuzz/corpus/NAME. Built by clang into build/fuzz.
