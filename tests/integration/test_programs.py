@@ -25,9 +25,14 @@ def options(name, *words):
     return set(re.findall(r"^ {2,6}(?:-\S, )?--([a-z-]+)", run(name, *words, "--help").stdout, re.M))
 
 
+def contents(pattern):
+    for path in glob.glob(os.path.join(TOP, pattern)):
+        with open(path, encoding="utf-8") as file:
+            yield file.read()
+
+
 def page(name):
-    with open(glob.glob(os.path.join(TOP, "man", name + ".[18]"))[0], encoding="utf-8") as file:
-        return file.read()
+    return next(contents(f"man/{name}.[18]"))
 
 
 class Programs(Case):
@@ -64,6 +69,18 @@ class Programs(Case):
             done = run("qkdnctl", "route", "show", *words, check=False)
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertIn(told, done.stderr)
+
+    def test_points_that_there_are_not(self):
+        """Nothing went over them, which is not to be taken for the answer; over others nothing may have gone."""
+        points = {re.search(r"reference point (\w+(-\d)?):", text).group(1) for text in contents("idl/*.x")
+                  if "- reference point" in text}
+        ladder = os.path.join(TOP, "tests/golden/ladder/upon-request")
+        for only in "Foo", "Ak,Foo", "Ak,", "", "ak", "Key request", "Kx", "Ak, Ck":
+            done = run("qkdnctl", "trace", "--only", only, ladder, check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""), only)
+            self.assertIn("is no reference point; there are " + ", ".join(sorted(points)), done.stderr)
+        self.assertIn("Key request", run("qkdnctl", "trace", "--only", ",".join(points), ladder).stdout)
+        self.assertEqual(run("qkdnctl", "trace", "--only", "Mk", ladder).stdout, "no messages\n")
 
     def test_the_manual_pages_know_the_options(self):
         for name in programs():

@@ -1,7 +1,7 @@
 /*
  * test_rpc_turn.c - whose turn it is, and what leaves first. The endpoint and its loop are real; what its
- * connections have to do is told by the tests, in units of work, and they move the clock: nothing here depends
- * on how fast a machine is.
+ * connections have to do is told by the tests, in units of work, and they move the clock: nothing here
+ * depends on how fast a machine is.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -28,7 +28,7 @@ static const struct argp_option options[] = {
 	{ "json", OPTION_JSON, NULL, 0, "Print the messages as JSON", 0 },
 	{ "lines", OPTION_LINES, NULL, 0, "A line a message instead of a drawing, for narrow terminals", 0 },
 	{ "list", OPTION_LIST, NULL, 0, "List the traces: when each began, with which message", 0 },
-	{ "only", OPTION_ONLY, "POINTS", 0, "Only these reference points, such as Ak,Kx-2", 0 },
+	{ "only", OPTION_ONLY, "POINTS", 0, "Only what went over these reference points, such as Ak,Kx-2", 0 },
 	{ "svg", OPTION_SVG, "FILE", 0, "Write the ladder as a picture to FILE instead (- for standard output)",
 	  0 },
 	{ "times", OPTION_TIMES, NULL, 0, "Show milliseconds since the first message, and trace IDs", 0 },
@@ -48,6 +48,30 @@ static void add_wanted(struct trace_set *set, const char *list, struct argp_stat
 			           word);
 		trace_set_add(set, &id);
 	}
+	free(copy);
+}
+
+/* The reference points over which messages go; idl/ has a file for each. */
+static const char points[] = "Ak, Ck, Cx, Kq-1, Kq-2, Kx-1, Kx-2, Mc, Mk";
+
+static bool is_point(const char *word)
+{
+	size_t len = strlen(word);
+
+	for (const char *p = points; *p != '\0'; p += strcspn(p, ","), p += strspn(p, ", "))
+		if (strcspn(p, ",") == len && memcmp(p, word, len) == 0)
+			return true;
+	return false;
+}
+
+static void check_points(const char *list, struct argp_state *state)
+{
+	char *copy = xstrdup(list), *rest = copy;
+
+	for (char *word = strsep(&rest, ","); word != NULL; word = strsep(&rest, ","))
+		if (!is_point(word))
+			argp_error(state, "--only %s: \"%s\" is no reference point; there are %s", list, word,
+			           points);
 	free(copy);
 }
 
@@ -75,6 +99,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		add_wanted(&a->wanted, arg, state);
 		return 0;
 	case OPTION_ONLY:
+		check_points(arg, state);
 		a->only = arg;
 		return 0;
 	case OPTION_TIMES:
