@@ -300,8 +300,27 @@ static void records_that_are_cut_short_are_forgotten(void **state)
 
 /* ---- damage ------------------------------------------------------------------------------------------ */
 
+/* bit is of the journal, len bytes, which is as it was afterwards. */
+static void flipped_it_is_refused(struct store *x, char *journal, size_t len, size_t bit)
+{
+	struct store c = copy_of(x);
+	struct err e;
+
+	journal[bit / 8] ^= (char)(1 << bit % 8);
+	write_whole(c.store, "journal", journal, len);
+	journal[bit / 8] ^= (char)(1 << bit % 8);
+	e.text[0] = '\0';
+	if (store_try_open(&c, &e) == ST_OK)
+		print_error("bit %zu of block %zu, unit %zu, byte %zu\n", bit % 8, bit / 8 / BLOCK,
+			    bit / 8 % BLOCK / UNIT, bit / 8 % UNIT);
+	assert_non_null(strstr(e.text, "damaged"));
+	c.ks = NULL;
+	drop(&c);
+}
+
 static void a_flipped_bit_is_refused(void **state)
 {
+	enum { AT_LEN = 56, LEN_LEN = 8, LAST = 1 + 4 * 2 };
 	struct store *x = *state, c;
 	size_t len, live = 0, bit;
 	char *journal;
@@ -313,23 +332,18 @@ static void a_flipped_bit_is_refused(void **state)
 	for (size_t u = BLOCK / UNIT; u < len / UNIT && tag_at(journal, u) >= tag_at(journal, BLOCK / UNIT); u++)
 		live = u + 1;
 	assert_true(live >= 6 * BLOCK / UNIT && live < len / UNIT);
+	assert_int_equal(tag_at(journal, LAST * BLOCK / UNIT), tag_at(journal, BLOCK / UNIT) + 4);
+	for (bit = 0; bit < LEN_LEN * 8; bit++) /* the last one must not look longer, and cut short */
+		flipped_it_is_refused(x, journal, len, (LAST * BLOCK + AT_LEN) * 8 + bit);
+	for (bit = 0; bit < TAG * 8; bit += 3) /* nor the first one look like that of a newer journal */
+		flipped_it_is_refused(x, journal, len, (BLOCK + UNIT - TAG) * 8 + bit);
 	for (int i = 0; i < rounds; i++) {
 		bit = world_random(x->world) % (live * UNIT * 8);
 		if (i % 3 == 0) /* a number or its complement */
 			bit = bit / (UNIT * 8) * UNIT * 8 + (UNIT - TAG) * 8 + bit % (TAG * 8);
 		if (i % 3 == 1) /* a record's head */
 			bit = (1 + bit / (UNIT * 8) % 5 * 2) * BLOCK * 8 + bit % (64 * 8);
-		journal[bit / 8] ^= (char)(1 << bit % 8);
-		c = copy_of(x);
-		write_whole(c.store, "journal", journal, len);
-		e.text[0] = '\0';
-		if (store_try_open(&c, &e) == ST_OK)
-			print_error("bit %zu of block %zu, unit %zu, byte %zu\n", bit % 8, bit / 8 / BLOCK,
-				    bit / 8 % BLOCK / UNIT, bit / 8 % UNIT);
-		assert_non_null(strstr(e.text, "damaged"));
-		c.ks = NULL;
-		drop(&c);
-		journal[bit / 8] ^= (char)(1 << bit % 8);
+		flipped_it_is_refused(x, journal, len, bit);
 	}
 	for (int i = 0; i < rounds / 10; i++) { /* what is left of before does no harm */
 		bit = live * UNIT * 8 + world_random(x->world) % ((len - live * UNIT) * 8);
@@ -378,17 +392,49 @@ static void a_record_that_is_gone_is_refused(void **state)
 
 static void anothers_journal_is_refused(void **state)
 {
-	struct store *x = *state, other, c = copy_of(x);
-	char *theirs, *ours = joined(&c, "journal");
+	struct store *x = *state, *other, c;
+	size_t len, their_len;
+	char *ours, *theirs;
 
-	store_make_of(&other, KS_LMDB, SMALL);
-	theirs = joined(&other, "journal");
-	copy_file(theirs, ours);
+	set_up((void **)&other);
+	take_some(x, 5);
+	take_some(other, 5);
+	ours = read_whole(x->store, "journal", &len);
+	theirs = read_whole(other->store, "journal", &their_len);
+	assert_int_equal(len, their_len);
+	assert_int_equal(tag_at(ours, BLOCK / UNIT), tag_at(theirs, BLOCK / UNIT));
+	c = copy_of(x);
+	write_whole(c.store, "journal", theirs, len);
 	refused(&c, "not the journal of");
+	memcpy(theirs, ours, BLOCK); /* their records as ours */
+	write_whole(c.store, "journal", theirs, len);
+	refused(&c, "a record in it is damaged");
+	drop(&c);
 	free(theirs);
 	free(ours);
+	store_tear_down((void **)&other);
+}
+
+/* A record in the place of the next one, and numbered like that. */
+static void a_record_of_another_number_is_refused(void **state)
+{
+	struct store *x = *state, c;
+	char *journal, tags[2 * BLOCK / UNIT][TAG];
+	size_t len;
+
+	take_some(x, 3);
+	journal = read_whole(x->store, "journal", &len);
+	for (size_t u = 0; u < ARRAY_LEN(tags); u++)
+		memcpy(tags[u], journal + 3 * BLOCK + (u + 1) * UNIT - TAG, TAG);
+	memcpy(journal + 3 * BLOCK, journal + BLOCK, 2 * BLOCK);
+	for (size_t u = 0; u < ARRAY_LEN(tags); u++)
+		memcpy(journal + 3 * BLOCK + (u + 1) * UNIT - TAG, tags[u], TAG);
+	assert_int_equal(tag_at(journal, 3 * BLOCK / UNIT), tag_at(journal, BLOCK / UNIT) + 1);
+	c = copy_of(x);
+	write_whole(c.store, "journal", journal, len);
+	refused(&c, "a record in it is damaged");
 	drop(&c);
-	store_unmake(&other);
+	free(journal);
 }
 
 static void old_and_new_files_do_not_mix(void **state)
@@ -870,6 +916,7 @@ int main(void)
 	    TEST(a_flipped_bit_is_refused),
 	    TEST(a_record_that_is_gone_is_refused),
 	    TEST(anothers_journal_is_refused),
+	    TEST(a_record_of_another_number_is_refused),
 	    TEST(old_and_new_files_do_not_mix),
 	    TEST(an_older_journal_is_refused),
 	    TEST(the_root_before_is_brought_up_or_refused),

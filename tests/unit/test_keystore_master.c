@@ -1,10 +1,12 @@
 /*
- * test_keystore_master.c - the change of the master key. Wherever it is stopped the store opens with the one or
- * the other without help, and with one alone; nothing in it is lost.
+ * test_keystore_master.c - the making of a store, and the change of its master key. Wherever they are stopped the store
+ * opens without help, with the one or the other key alone; nothing in it is lost. And what they replace a file
+ * with is durable before, as is its name before anything relies on it: a power cut is no worse than a kill.
  */
 #include "keystore_fixture.h"
 
 #include <fcntl.h>
+#include <libgen.h>
 #include <sys/wait.h>
 
 enum { STOPPED = 77, DONE = 78, KEY_LEN = 32 };
@@ -17,6 +19,88 @@ static bool stops_here(void)
 {
 	return calls_left >= 0 && calls_left-- == 0;
 }
+
+/* ---- the order of writes ------------------------------------------------------------------------------ */
+
+/* Files, or folders, by their inodes. */
+struct inodes {
+	ino_t items[16];
+	size_t count;
+};
+
+static struct inodes unsynced, renamed_in; /* files that were written, folders in which one was renamed */
+static unsigned disorders;                 /* what a power cut would have made another state of than a kill */
+
+static size_t inode_at(const struct inodes *set, ino_t inode)
+{
+	size_t i = 0;
+
+	while (i < set->count && set->items[i] != inode)
+		i++;
+	return i;
+}
+
+static void inode_add(struct inodes *set, const struct stat *st)
+{
+	if (inode_at(set, st->st_ino) < set->count)
+		return;
+	assert_true(set->count < ARRAY_LEN(set->items));
+	set->items[set->count++] = st->st_ino;
+}
+
+static void inode_drop(struct inodes *set, ino_t inode)
+{
+	size_t i = inode_at(set, inode);
+
+	if (i < set->count)
+		set->items[i] = set->items[--set->count];
+}
+
+static void written(int fd)
+{
+	struct stat st;
+
+	if (fd <= STDERR_FILENO || (fcntl(fd, F_GETFL) & O_DSYNC) != 0 || fstat(fd, &st) != 0)
+		return;
+	inode_add(&unsynced, &st);
+	disorders += renamed_in.count > 0;
+}
+
+static void synced(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return;
+	inode_drop(&unsynced, st.st_ino);
+	inode_drop(&renamed_in, st.st_ino);
+}
+
+static void renamed(const char *from, const char *to)
+{
+	char *copy = xstrdup(to);
+	struct stat st;
+
+	if (stat(from, &st) == 0)
+		disorders += renamed_in.count > 0 || inode_at(&unsynced, st.st_ino) < unsynced.count;
+	if (stat(dirname(copy), &st) == 0)
+		inode_add(&renamed_in, &st);
+	free(copy);
+}
+
+static void begin_order(void)
+{
+	unsynced.count = renamed_in.count = disorders = 0;
+}
+
+static void all_was_in_order(void)
+{
+	assert_int_equal(disorders, 0);
+	assert_int_equal(unsynced.count, 0);
+	assert_int_equal(renamed_in.count, 0);
+}
+
+/* ---- the calls that both look at ---------------------------------------------------------------------- */
 
 int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, mode_t mode);
@@ -32,6 +116,7 @@ ssize_t __real_write(int fd, const void *p, size_t len);
 ssize_t __wrap_write(int fd, const void *p, size_t len);
 ssize_t __wrap_write(int fd, const void *p, size_t len)
 {
+	written(fd);
 	if (!stops_here())
 		return __real_write(fd, p, len);
 	(void)!__real_write(fd, p, len / 2);
@@ -42,26 +127,28 @@ ssize_t __real_pwrite(int fd, const void *p, size_t len, off_t at);
 ssize_t __wrap_pwrite(int fd, const void *p, size_t len, off_t at);
 ssize_t __wrap_pwrite(int fd, const void *p, size_t len, off_t at)
 {
+	written(fd);
 	if (!stops_here())
 		return __real_pwrite(fd, p, len, at);
 	(void)!__real_pwrite(fd, p, len / 2, at);
 	_exit(STOPPED);
 }
 
-#define STOPPABLE(name, parameters, arguments)                                                               \
+#define STOPPABLE(name, parameters, arguments, noted)                                                        \
 	int __real_##name parameters;                                                                        \
 	int __wrap_##name parameters;                                                                        \
 	int __wrap_##name parameters                                                                         \
 	{                                                                                                    \
 		if (stops_here())                                                                            \
 			_exit(STOPPED);                                                                      \
+		noted;                                                                                       \
 		return __real_##name arguments;                                                              \
 	}
 
-STOPPABLE(fsync, (int fd), (fd))
-STOPPABLE(close, (int fd), (fd))
-STOPPABLE(rename, (const char *from, const char *to), (from, to))
-STOPPABLE(unlink, (const char *path), (path))
+STOPPABLE(fsync, (int fd), (fd), synced(fd))
+STOPPABLE(close, (int fd), (fd), (void)0)
+STOPPABLE(rename, (const char *from, const char *to), (from, to), renamed(from, to))
+STOPPABLE(unlink, (const char *path), (path), (void)0)
 
 /* ---- the store ---------------------------------------------------------------------------------------- */
 
@@ -108,6 +195,13 @@ static struct key key_in(const char *path)
 	memcpy(key.bytes, s.bytes, KEY_LEN);
 	secret_free(&s);
 	return key;
+}
+
+/* With the file that would miss it. */
+static void remove_store(const struct store *x)
+{
+	remove_folder(x->store);
+	unlink(x->generation);
 }
 
 static bool same(struct key a, struct key b)
@@ -242,16 +336,39 @@ static void with_two_wrong_keys_it_is_refused(void **state)
 	refused(x, next_of(x));
 }
 
-/* A child changes the master key and is stopped in the n-th call; false: it came to the end. */
-static bool change_stopped_at(struct store *x, int n)
+static void what_it_replaces_is_durable(void **state)
+{
+	struct store *x = *state;
+
+	make_next(x);
+	begin_order();
+	assert_int_equal(change(x), ST_OK);
+	all_was_in_order();
+	store_close(x);
+	remove_store(x);
+	begin_order();
+	store_open(x);
+	all_was_in_order();
+}
+
+static enum status make(struct store *x)
+{
+	struct err e;
+
+	return store_try_open(x, &e);
+}
+
+/* A child is stopped in the n-th call of one of both; false: it came to the end. */
+static bool stopped_at(struct store *x, enum status (*doing)(struct store *x), int n)
 {
 	int status;
 	pid_t child = fork();
 
 	if (child == 0) {
-		store_open(x);
+		if (doing == change)
+			store_open(x);
 		calls_left = n;
-		if (change(x) != ST_OK)
+		if (doing(x) != ST_OK)
 			_exit(1);
 		_exit(DONE);
 	}
@@ -275,7 +392,7 @@ static void wherever_it_is_stopped_one_of_the_two_opens(void **state)
 
 		make_next(x);
 		next = key_in(next_of(x));
-		stopped = change_stopped_at(x, n);
+		stopped = stopped_at(x, change, n);
 		store_open(x);
 		keys_are_there(x);
 		store_close(x);
@@ -293,6 +410,27 @@ static void wherever_it_is_stopped_one_of_the_two_opens(void **state)
 	store_open(x);
 }
 
+static void wherever_its_making_is_stopped_it_opens(void **state)
+{
+	struct store *x = *state;
+	bool stopped = true;
+	int n = 0;
+
+	store_close(x);
+	for (; stopped; n++) {
+		remove_store(x);
+		stopped = stopped_at(x, make, n);
+		store_open(x);
+		fill(x, 1, 1000);
+		store_close(x);
+		store_open(x);
+		keys_are_there(x);
+		store_close(x);
+	}
+	assert_true(n > 20);
+	store_open(x);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -302,7 +440,9 @@ int main(void)
 	    TEST(the_old_one_is_overwritten),
 	    TEST(a_folder_that_cannot_be_written_is_told),
 	    TEST(with_two_wrong_keys_it_is_refused),
+	    TEST(what_it_replaces_is_durable),
 	    TEST(wherever_it_is_stopped_one_of_the_two_opens),
+	    TEST(wherever_its_making_is_stopped_it_opens),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
