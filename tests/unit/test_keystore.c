@@ -584,6 +584,91 @@ static void a_delivery_that_was_taken_back_comes_again(void **state)
 	assert_int_equal(deliver(x, 1, 128, "app2"), ST_OK);
 }
 
+/* What a batch did whose commit failed: keys assigned in it are not, keys delivered in it are not gone. */
+static void a_failed_commit_has_done_nothing(void **state)
+{
+	enum { ASSIGNED = 4 * 32, NOT_ASSIGNED = 1024 };
+	struct store *x = *state;
+	struct kv_ops ops;
+
+	fill(x, 1, CHUNK_BYTES);
+	assert_int_equal(assign(x, 1, 0, 32, ASSIGNED / 32, 0), ST_OK);
+	honest = x->ks->kv->ops;
+	ops = *honest;
+	ops.commit = fail_to_commit;
+	x->ks->kv->ops = &ops;
+	assert_int_equal(deliver(x, 1, 32, "app2"), ST_STORAGE);
+	assert_int_equal(assign(x, 1, NOT_ASSIGNED, 32, 4, 0), ST_STORAGE);
+	x->ks->kv->ops = honest;
+	assert_int_equal(deliver(x, 1, NOT_ASSIGNED, "app2"), ST_UNKNOWN_KEY_ID);
+	assert_int_equal(deliver(x, 1, 32, "app2"), ST_OK);
+	assert_int_equal(deliver(x, 1, 32, "app2"), ST_KEY_GONE);
+	take_ok(x, 1, 1, CHUNK_BYTES, 32, ASSIGNED, CHUNK_BYTES - ASSIGNED);
+}
+
+/* ---- damage ------------------------------------------------------------------------------------------- */
+
+static const char noted[] = "noted";
+
+struct damage_work {
+	enum status seen, reported;
+};
+
+static void damage_done(enum status s, void *arg)
+{
+	((struct damage_work *)arg)->reported = s;
+}
+
+static enum status put_and_damage(struct ks_txn *t, void *arg)
+{
+	struct kv_slice key = slice_of(noted, sizeof noted), value;
+	enum status s = ks_note_put(t, noted, sizeof noted, "value", 5);
+	uint8_t sealed[200], *room;
+
+	(void)arg;
+	if (s == ST_OK)
+		s = kv_get(t->ks->kv, KV_NOTE, key, &value);
+	assert_true(s == ST_OK && value.len <= sizeof sealed);
+	memcpy(sealed, value.bytes, value.len);
+	sealed[value.len - 1] ^= 1;
+	s = kv_reserve(t->ks->kv, KV_NOTE, key, value.len, &room);
+	if (s == ST_OK)
+		memcpy(room, sealed, value.len);
+	return s;
+}
+
+static enum status take_and_overlook(struct ks_txn *t, void *arg)
+{
+	struct damage_work *w = arg;
+	struct secret key = {NULL, 0};
+	struct id pool = pool_id(1);
+	char value[8];
+	uint64_t at;
+	size_t len;
+	enum status s = ks_take(t, &pool, 32, 32, 32, &at, &key);
+
+	w->seen = ks_note_get(t, noted, sizeof noted, value, sizeof value, &len);
+	secret_free(&key);
+	return s;
+}
+
+/* ... fails it, and leaves nothing of it. */
+static void damage_that_a_work_overlooks(void **state)
+{
+	struct damage_work w = {ST_INTERNAL, ST_INTERNAL};
+	struct store *x = *state;
+
+	fill(x, 1, CHUNK_BYTES);
+	ks_submit(x->ks, put_and_damage, damage_done, &w);
+	store_step(x);
+	assert_int_equal(w.reported, ST_OK);
+	ks_submit(x->ks, take_and_overlook, damage_done, &w);
+	store_step(x);
+	assert_int_equal(w.seen, ST_STORAGE);
+	assert_int_equal(w.reported, ST_STORAGE);
+	take_ok(x, 1, 32, 32, 32, 0, 32);
+}
+
 /* A commit that is reported as failed, and is there: neither answer may be given, so the process ends. */
 static void a_commit_that_cannot_be_told_stops(void **state)
 {
@@ -633,6 +718,8 @@ int main(void)
 	    BOTH(a_closed_store_opens_as_it_was),
 	    BOTH(what_was_taken_back_is_not_delivered),
 	    BOTH(a_delivery_that_was_taken_back_comes_again),
+	    BOTH(a_failed_commit_has_done_nothing),
+	    BOTH(damage_that_a_work_overlooks),
 	    BOTH(a_commit_that_cannot_be_told_stops),
 	    cmocka_unit_test(key_ids_invert),
 	};

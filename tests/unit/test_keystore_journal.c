@@ -360,6 +360,23 @@ static void a_flipped_bit_is_refused(void **state)
 	free(journal);
 }
 
+/* data.mdb has it. */
+static void what_is_needed_no_longer_may_be_damaged(void **state)
+{
+	struct store *x = *state;
+	char *journal;
+	size_t len;
+
+	take_some(x, 5);
+	store_close(x);
+	journal = read_whole(x->store, "journal", &len);
+	journal[3 * BLOCK + UNIT] ^= 1;
+	write_whole(x->store, "journal", journal, len);
+	free(journal);
+	store_open(x);
+	assert_int_equal(get(x, 1).head, 5 * TAKE);
+}
+
 static void a_record_that_is_gone_is_refused(void **state)
 {
 	struct store *x = *state, c;
@@ -693,6 +710,25 @@ static void a_full_database_takes_its_batch_back(void **state)
 	}
 }
 
+/* The journal is lost while the store is in use, and is needed: nothing goes on from the state before it. */
+static void a_journal_that_is_lost_meanwhile_is_missed(void **state)
+{
+	struct store *x = *state;
+	char *journal;
+	bool full = false;
+	size_t len;
+
+	take_some(x, 3);
+	journal = read_whole(x->store, "journal", &len);
+	memset(journal + BLOCK, 0, len - BLOCK);
+	write_whole(x->store, "journal", journal, len);
+	free(journal);
+	ks_submit(x->ks, take_and_fill_up, NULL, &full);
+	assert_true(full);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(take(x, TAKE), ST_STORAGE);
+}
+
 /* ---- power cuts -------------------------------------------------------------------------------------- */
 
 struct image {
@@ -914,6 +950,7 @@ int main(void)
 	    TEST(big_commits_lose_nothing),
 	    TEST(records_that_are_cut_short_are_forgotten),
 	    TEST(a_flipped_bit_is_refused),
+	    TEST(what_is_needed_no_longer_may_be_damaged),
 	    TEST(a_record_that_is_gone_is_refused),
 	    TEST(anothers_journal_is_refused),
 	    TEST(a_record_of_another_number_is_refused),
@@ -924,6 +961,7 @@ int main(void)
 	    TEST(a_journal_that_cannot_be_written_is_done_without),
 	    TEST(a_full_disk_leaves_the_journal),
 	    TEST(a_full_database_takes_its_batch_back),
+	    TEST(a_journal_that_is_lost_meanwhile_is_missed),
 	    TEST(works_that_fail_leave_nothing),
 	    TEST(power_cuts_lose_nothing),
 	    TEST(an_idle_store_makes_a_checkpoint),

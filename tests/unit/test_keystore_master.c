@@ -358,14 +358,14 @@ static enum status make(struct store *x)
 	return store_try_open(x, &e);
 }
 
-/* A child is stopped in the n-th call of one of both; false: it came to the end. */
+/* A child is stopped in the n-th call; false: it came to the end. */
 static bool stopped_at(struct store *x, enum status (*doing)(struct store *x), int n)
 {
 	int status;
 	pid_t child = fork();
 
 	if (child == 0) {
-		if (doing == change)
+		if (doing != make)
 			store_open(x);
 		calls_left = n;
 		if (doing(x) != ST_OK)
@@ -431,6 +431,31 @@ static void wherever_its_making_is_stopped_it_opens(void **state)
 	store_open(x);
 }
 
+static enum status go_on(struct store *x)
+{
+	world_run(x->world, 11 * NS_PER_S);
+	keys_are_there(x);
+	return ST_OK;
+}
+
+/* With the commit that has the next generation, or without it, but never with the file that has it alone. */
+static void wherever_its_generation_is_stopped_it_opens(void **state)
+{
+	struct store *x = *state;
+	bool stopped = true;
+	int n = 0;
+
+	store_close(x);
+	for (; stopped; n++) {
+		stopped = stopped_at(x, go_on, n);
+		store_open(x);
+		keys_are_there(x);
+		store_close(x);
+	}
+	assert_true(n > 6);
+	store_open(x);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -443,6 +468,7 @@ int main(void)
 	    TEST(what_it_replaces_is_durable),
 	    TEST(wherever_it_is_stopped_one_of_the_two_opens),
 	    TEST(wherever_its_making_is_stopped_it_opens),
+	    TEST(wherever_its_generation_is_stopped_it_opens),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
