@@ -114,7 +114,7 @@ static bool mark_free(struct walk *w, const uint8_t *list, size_t len)
 
 struct node {
 	const uint8_t *key, *data;
-	size_t key_len, data_len; /* data_len: of what is in the page */
+	size_t at, key_len, data_len; /* data_len: of what is in the page */
 	uint64_t value_len;
 	unsigned flags;
 };
@@ -128,6 +128,7 @@ static bool read_node(struct walk *w, const uint8_t *page, unsigned i, bool leaf
 	if (at < PAGE_HEAD || at + NODE_HEAD > w->page_size)
 		return fails(w, "an entry lies outside its page");
 	left = w->page_size - at - NODE_HEAD;
+	n->at = at;
 	n->flags = (unsigned)number(p + 4, 2);
 	n->key_len = (size_t)number(p + 6, 2);
 	n->key = p + NODE_HEAD;
@@ -176,15 +177,25 @@ static bool leaf_node(struct walk *w, const struct node *n, bool is_free)
 	if (n->flags & NODE_BIG) {
 		first = number(n->data, 8);
 		pages = (n->value_len + PAGE_HEAD + w->page_size - 1) / w->page_size;
+		/* the head of a value of many pages says how many: the list of free pages is worth a look */
+		if (is_free && first < w->pages) {
+			uint64_t said = number(w->file + first * w->page_size + 12, 4);
+
+			if (said < pages)
+				return fails(w, "a page is of no known kind");
+			pages = said;
+		}
 		w->seen.overflows += pages;
 		if (!mark(w, first, pages, w->pages))
 			return false;
-		/* the head of a value of many pages says how many: the list of free pages is worth a look */
-		if (is_free)
-			return number(w->file + first * w->page_size + 12, 4) == pages ||
-			       fails(w, "a page is of no known kind");
 	}
 	return true;
+}
+
+/* What an entry takes of its page: entries begin at even places. */
+static size_t node_room(const struct node *n)
+{
+	return (NODE_HEAD + n->key_len + n->data_len + 1) / 2 * 2;
 }
 
 static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool is_free)
@@ -192,6 +203,7 @@ static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool i
 	const uint8_t *page;
 	struct node n, before;
 	unsigned flags, lower, upper, count;
+	size_t room = 0, lowest;
 	bool leaf;
 
 	if (!mark(w, number_of, 1, w->pages))
@@ -209,6 +221,7 @@ static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool i
 	if (count < (leaf ? 1 : 2))
 		return fails(w, "a page is empty");
 	*(leaf ? &w->seen.leaves : &w->seen.branches) += 1;
+	lowest = w->page_size;
 	for (unsigned i = 0; i < count; i++) {
 		if (!read_node(w, page, i, leaf, &n))
 			return false;
@@ -218,10 +231,15 @@ static bool walk_page(struct walk *w, uint64_t number_of, unsigned depth, bool i
 		    compare(&before, &n, is_free) >= 0) /* a branch's first key is not used */
 			return fails(w, "entries are out of order");
 		before = n;
+		room += node_room(&n);
+		lowest = n.at < lowest ? n.at : lowest;
 		if (leaf ? !leaf_node(w, &n, is_free)
 			 : !walk_page(w, n.value_len | (uint64_t)n.flags << 32, depth - 1, is_free))
 			return false;
 	}
+	/* new ones are put below upper, whatever lies there */
+	if (lowest != upper || room != w->page_size - upper)
+		return fails(w, "entries lie over others, or apart");
 	return true;
 }
 
@@ -237,8 +255,9 @@ static bool walk_db(struct walk *w, struct db db, bool is_main, bool is_free)
 		return fails(w, "a tree's depth is wrong");
 	if (!walk_page(w, db.root, db.depth, is_free))
 		return false;
+	/* a value that is shortened within a transaction keeps the pages that it had */
 	if (w->seen.entries != db.entries || w->seen.leaves != db.leaves || w->seen.branches != db.branches ||
-	    w->seen.overflows != db.overflows)
+	    w->seen.overflows > db.overflows)
 		return fails(w, "a tree has lost or won pages");
 	return true;
 }

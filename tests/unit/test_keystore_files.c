@@ -12,6 +12,7 @@
 #include "bytes.h"
 #include "chunk.h"
 #include "keyring.h"
+#include "kv_lmdb_check.h"
 
 static enum status take(struct store *x, int pool, size_t len)
 {
@@ -271,6 +272,80 @@ static void flipped_bits_never_give_wrong_keys(void **state)
 	store_open(x);
 	free(data);
 	free(keys);
+}
+
+static enum status put_note(struct ks_txn *t, void *arg)
+{
+	static const char bytes[20000];
+
+	return ks_note_put(t, "note", 4, bytes, *(size_t *)arg);
+}
+
+/* LMDB leaves a value that is shortened within a transaction, of which a store at work makes one of many commits, the
+ * pages that it had: that is no damage. */
+static void what_was_shortened_is_no_damage(void **state)
+{
+	struct store *x = *state;
+	size_t lens[] = {20000, 9000, 100};
+
+	for (size_t from = 0; from < ARRAY_LEN(lens); from++) {
+		fill(x, (int)from + 1, 1000);
+		for (size_t i = from; i < ARRAY_LEN(lens); i++)
+			ks_submit(x->ks, put_note, NULL, &lens[i]);
+		store_close(x);
+		store_open(x);
+		assert_int_equal(take(x, (int)from + 1, 1000), ST_OK);
+	}
+}
+
+/* Whether a flip is seen before LMDB sees it. */
+static bool is_seen(const char *path, uint64_t bit)
+{
+	struct err e = {ST_OK, ""};
+	enum status s;
+
+	flip(path, bit);
+	s = kv_lmdb_check(path, &e);
+	flip(path, bit);
+	return s != ST_OK && strstr(e.text, "is damaged: ") != NULL;
+}
+
+/* What LMDB goes by in a page of a tree: its head and where its entries lie. What is in free pages does no harm, and
+ * those of a tree are known by their numbers. */
+static void flipped_bits_of_a_page_s_head_are_seen(void **state)
+{
+	enum { PAGE = 4096, HEAD = 16, BRANCH = 1, LEAF = 2 };
+	struct store *x = *state;
+	char *data = joined(x, "data.mdb"), *bytes;
+	unsigned pages[3] = {0}, refusals = 0;
+	size_t len;
+
+	fill(x, 1, 400000);
+	for (int pool = 2; pool < 200; pool++) /* pages enough for branches */
+		assert_int_equal(create(x, pool), ST_OK);
+	store_close(x);
+	bytes = whole_file(data, &len);
+	for (size_t page = 2; page < len / PAGE; page++) {
+		const uint8_t *head = (const uint8_t *)bytes + page * PAGE;
+		unsigned kind = head[10], lower = head[12] + 256u * head[13];
+		uint64_t first = page * PAGE * 8;
+
+		if ((kind != BRANCH && kind != LEAF) || head[11] != 0 || !is_seen(data, first))
+			continue;
+		pages[kind]++;
+		for (unsigned bit = 0; bit < lower * 8; bit += bit < HEAD * 8 ? 1 : 13)
+			if (bit / 8 != 8 && bit / 8 != 9 && !is_seen(data, first + bit)) /* these mean nothing */
+				fail_msg("bit %u of page %zu, of kind %u", bit, page, kind);
+		if (refusals++ % 8 == 0) { /* and so does whoever opens it */
+			flip(data, first);
+			refused(x, "is damaged: ");
+			flip(data, first);
+		}
+	}
+	assert_true(pages[BRANCH] >= 1 && pages[LEAF] >= 10);
+	store_open(x);
+	free(bytes);
+	free(data);
 }
 
 /* Each bit of the two files beside the store: it is refused, and the text says why, or what comes is right. */
@@ -687,6 +762,8 @@ int main(void)
 	    TEST(what_a_round_has_passed_is_erased_too),
 	    TEST(a_rotation_that_was_killed_erases_too),
 	    TEST(flipped_bits_never_give_wrong_keys),
+	    TEST(what_was_shortened_is_no_damage),
+	    TEST(flipped_bits_of_a_page_s_head_are_seen),
 	    TEST(flipped_bits_beside_it_are_refused),
 	};
 
