@@ -4,14 +4,14 @@
  */
 #include "keystore_fixture.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "bytes.h"
-#include "chunk.h"
-#include "keyring.h"
+#include "internal.h"
 #include "kv_lmdb_check.h"
 
 static enum status take(struct store *x, int pool, size_t len)
@@ -695,6 +695,141 @@ static void what_a_round_has_passed_is_erased_too(void **state)
 	assert_true(recoverable(x, 1));
 }
 
+/* The file with the old data key is overwritten: who still has it open finds nothing there. */
+static void the_old_data_key_is_overwritten(void **state)
+{
+	struct store *x = *state;
+	char *keys = joined(x, "keys");
+	int fd = open(keys, O_RDONLY);
+	uint8_t left[90], none[sizeof left] = {0};
+
+	rotate(x);
+	assert_int_equal(pread(fd, left, sizeof left, 0), sizeof left);
+	assert_memory_equal(left, none, sizeof left);
+	close(fd);
+	free(keys);
+}
+
+/* ---- ... where it cannot be written ---------------------------------------------------------------------- */
+
+static const struct kv_ops *honest;
+static int commits_left; /* that succeed, before the others fail */
+static const char *blocked; /* by a folder in its place, before the first commit */
+
+static enum status commit_while_it_can(struct kv *kv)
+{
+	if (blocked != NULL)
+		assert_int_equal(mkdir(blocked, 0700), 0);
+	blocked = NULL;
+	if (commits_left-- > 0)
+		return honest->commit(kv);
+	honest->abort(kv);
+	return ST_STORAGE;
+}
+
+/* A rotation that does not come to its end while commits go on like this. */
+static void rotate_in_vain(struct store *x, int commits)
+{
+	struct kv_ops ops = *x->ks->kv->ops;
+
+	honest = x->ks->kv->ops;
+	ops.commit = commit_while_it_can;
+	commits_left = commits;
+	x->ks->kv->ops = &ops;
+	rotated = ST_INTERNAL;
+	ks_rotate_data_key(x->ks, rotation_done, NULL);
+	x->ks->kv->ops = honest;
+	while (world_step(x->world))
+		;
+	assert_int_equal(rotated, ST_INTERNAL);
+}
+
+/* Any work brings the rest with it here. */
+static void go_on(struct store *x)
+{
+	world_run(x->world, 2 * NS_PER_S);
+	get(x, 1);
+	while (world_step(x->world))
+		;
+}
+
+static void all_is_there(struct store *x, uint64_t len)
+{
+	assert_int_equal(take(x, 1, len), ST_OK);
+}
+
+/* What was sealed anew in a step whose commit failed is under the old key still. */
+static void a_rotation_that_cannot_be_committed_goes_on_later(void **state)
+{
+	enum { LEN = 600 * CHUNK_BYTES, COMMITS = 3 };
+	struct store *x = *state;
+
+	fill(x, 1, LEN);
+	for (int commits = 0; commits < COMMITS; commits++) {
+		rotate_in_vain(x, commits);
+		go_on(x);
+		assert_int_equal(rotated, ST_OK);
+		assert_int_equal(data_keys(x), 1);
+	}
+	store_close(x);
+	store_open(x);
+	all_is_there(x, LEN);
+}
+
+/* One that is asked for while another runs is one of its own: what is spent meanwhile is erased by it alone. */
+static void a_rotation_asked_for_meanwhile_erases_too(void **state)
+{
+	enum { LEN = 600 * CHUNK_BYTES };
+	struct store *x = *state;
+
+	fill(x, 1, LEN);
+	rotate_in_vain(x, 2);
+	assert_int_equal(data_keys(x), 2);
+	rotate_in_vain(x, 0);
+	assert_true(recoverable(x, 0));
+	assert_int_equal(take(x, 1, CHUNK_BYTES), ST_OK);
+	go_on(x);
+	assert_int_equal(rotated, ST_OK);
+	assert_false(recoverable(x, 0));
+	all_is_there(x, LEN - CHUNK_BYTES);
+}
+
+/* The file of data keys cannot be written: neither is a new key used that it has not, nor an old one said to be gone that
+ * it still has. */
+static void a_rotation_whose_file_cannot_be_written_goes_on_later(void **state)
+{
+	enum { LEN = 40000 };
+	struct store *x = *state, copy;
+	char *fresh = joined(x, "keys.new");
+
+	fill(x, 1, LEN);
+	for (int round = 0; round < 2; round++) {
+		if (round == 0)
+			assert_int_equal(mkdir(fresh, 0700), 0);
+		else
+			blocked = fresh;
+		rotate_in_vain(x, INT_MAX);
+		go_on(x);
+		assert_int_equal(rotated, ST_INTERNAL);
+		assert_int_equal(data_keys(x), round + 1);
+		assert_int_equal(rmdir(fresh), 0);
+		copy = copy_of(x); /* as a kill would leave it */
+		store_open(&copy);
+		all_is_there(&copy, LEN);
+		store_close(&copy);
+		remove_folder(copy.dir);
+		go_on(x);
+		assert_int_equal(rotated, ST_OK);
+		assert_int_equal(data_keys(x), 1);
+	}
+	store_close(x);
+	store_open(x);
+	all_is_there(x, LEN);
+	free(fresh);
+}
+
+/* ---- ... where it is killed -------------------------------------------------------------------------------- */
+
 /* A child takes a chunk's keys, begins a rotation and is killed so long after there were two data keys. false: it
  * was at its end before that. */
 static bool killed_while_it_rotates(struct store *x, uint64_t ns)
@@ -760,6 +895,10 @@ int main(void)
 	    TEST(what_void_below_gave_up_is_erased_too),
 	    TEST(much_that_was_given_up_is_erased_too),
 	    TEST(what_a_round_has_passed_is_erased_too),
+	    TEST(the_old_data_key_is_overwritten),
+	    TEST(a_rotation_that_cannot_be_committed_goes_on_later),
+	    TEST(a_rotation_asked_for_meanwhile_erases_too),
+	    TEST(a_rotation_whose_file_cannot_be_written_goes_on_later),
 	    TEST(a_rotation_that_was_killed_erases_too),
 	    TEST(flipped_bits_never_give_wrong_keys),
 	    TEST(what_was_shortened_is_no_damage),

@@ -5,6 +5,7 @@
  */
 #include "keystore_fixture.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <sys/wait.h>
@@ -111,16 +112,28 @@ int __wrap_open(const char *path, int flags, mode_t mode)
 	return __real_open(path, flags, mode);
 }
 
+static int writes_left = -1; /* before one finds the disk full, in the middle; -1: none does */
+
+static bool is_full(int fd)
+{
+	return fd > STDERR_FILENO && writes_left >= 0 && writes_left-- == 0;
+}
+
 /* A write is stopped in the middle. */
 ssize_t __real_write(int fd, const void *p, size_t len);
 ssize_t __wrap_write(int fd, const void *p, size_t len);
 ssize_t __wrap_write(int fd, const void *p, size_t len)
 {
+	bool full = is_full(fd);
+
 	written(fd);
-	if (!stops_here())
+	if (!full && !stops_here())
 		return __real_write(fd, p, len);
 	(void)!__real_write(fd, p, len / 2);
-	_exit(STOPPED);
+	if (!full)
+		_exit(STOPPED);
+	errno = ENOSPC;
+	return -1;
 }
 
 ssize_t __real_pwrite(int fd, const void *p, size_t len, off_t at);
@@ -147,13 +160,32 @@ ssize_t __wrap_pwrite(int fd, const void *p, size_t len, off_t at)
 
 STOPPABLE(fsync, (int fd), (fd), synced(fd))
 STOPPABLE(close, (int fd), (fd), (void)0)
-STOPPABLE(rename, (const char *from, const char *to), (from, to), renamed(from, to))
 STOPPABLE(unlink, (const char *path), (path), (void)0)
+
+static int renames_that_fail; /* of a next master key's file */
+
+int __real_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to)
+{
+	size_t len = strlen(from);
+
+	if (stops_here())
+		_exit(STOPPED);
+	if (renames_that_fail > 0 && len > 5 && strcmp(from + len - 5, ".next") == 0) {
+		renames_that_fail--;
+		errno = EIO;
+		return -1;
+	}
+	renamed(from, to);
+	return __real_rename(from, to);
+}
 
 /* ---- the store ---------------------------------------------------------------------------------------- */
 
 static int set_up(void **state)
 {
+	begin_order();
 	lmdb_set_up(state);
 	fill(*state, 1, 40000);
 	return 0;
@@ -324,6 +356,27 @@ static void a_folder_that_cannot_be_written_is_told(void **state)
 	free(blocked);
 }
 
+/* The data keys are under the next one then, and its file is where it was: asked again, it is put in its place. */
+static void one_that_cannot_take_its_place_does_later(void **state)
+{
+	struct store *x = *state;
+	struct key next, old = key_in(x->master);
+
+	make_next(x);
+	next = key_in(next_of(x));
+	renames_that_fail = 2;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(change(x), ST_STORAGE);
+		assert_true(same(key_in(x->master), old) && same(key_in(next_of(x)), next));
+		keys_are_there(x);
+	}
+	assert_int_equal(change(x), ST_OK);
+	assert_true(same(key_in(x->master), next));
+	store_close(x);
+	store_open(x);
+	keys_are_there(x);
+}
+
 static void with_two_wrong_keys_it_is_refused(void **state)
 {
 	struct store *x = *state;
@@ -356,6 +409,22 @@ static enum status make(struct store *x)
 	struct err e;
 
 	return store_try_open(x, &e);
+}
+
+static enum status go_on(struct store *x)
+{
+	world_run(x->world, 11 * NS_PER_S);
+	keys_are_there(x);
+	return ST_OK;
+}
+
+static enum status make_data_key(struct store *x)
+{
+	changed = ST_INTERNAL;
+	ks_rotate_data_key(x->ks, change_done, NULL);
+	while (world_step(x->world))
+		;
+	return changed;
 }
 
 /* A child is stopped in the n-th call; false: it came to the end. */
@@ -431,11 +500,62 @@ static void wherever_its_making_is_stopped_it_opens(void **state)
 	store_open(x);
 }
 
-static enum status go_on(struct store *x)
+static bool has_room(struct store *x, enum status (*doing)(struct store *x), int writes)
 {
-	world_run(x->world, 11 * NS_PER_S);
-	keys_are_there(x);
-	return ST_OK;
+	enum status s;
+	bool room;
+
+	if (doing == make) {
+		store_close(x);
+		remove_store(x);
+	}
+	writes_left = writes;
+	s = doing(x);
+	room = writes_left >= 0;
+	writes_left = -1;
+	assert_true(s == ST_OK || (s == ST_STORAGE && !room));
+	assert_true(s == ST_STORAGE || room || doing == go_on || doing == make_data_key);
+	if (doing == make && s != ST_OK)
+		x->ks = NULL;
+	else
+		store_close(x);
+	store_open(x);
+	if (doing != make)
+		keys_are_there(x);
+	return room;
+}
+
+/* Each write of these finds the disk full in turn: it is told, or done later, and what was there is used as before. */
+static void a_full_disk_leaves_what_was_there(void **state)
+{
+	enum status (*const doing[])(struct store *) = {change, make_data_key, go_on, make};
+
+	for (size_t i = 0; i < ARRAY_LEN(doing); i++) {
+		int writes = 0;
+
+		make_next(*state);
+		while (!has_room(*state, doing[i], writes))
+			writes++;
+		assert_true(writes > 0);
+	}
+}
+
+/* Never is a data key gone, or not yet there, under which anything is sealed. */
+static void wherever_a_new_data_key_is_stopped_it_opens(void **state)
+{
+	struct store *x = *state;
+	bool stopped = true;
+	int n = 0;
+
+	store_close(x);
+	for (; stopped; n++) {
+		stopped = stopped_at(x, make_data_key, n);
+		store_open(x);
+		keys_are_there(x);
+		store_close(x);
+	}
+	assert_true(n > 12);
+	store_open(x);
 }
 
 /* With the commit that has the next generation, or without it, but never with the file that has it alone. */
@@ -464,10 +584,13 @@ int main(void)
 	    TEST(what_is_no_next_one_is_refused),
 	    TEST(the_old_one_is_overwritten),
 	    TEST(a_folder_that_cannot_be_written_is_told),
+	    TEST(one_that_cannot_take_its_place_does_later),
 	    TEST(with_two_wrong_keys_it_is_refused),
 	    TEST(what_it_replaces_is_durable),
 	    TEST(wherever_it_is_stopped_one_of_the_two_opens),
 	    TEST(wherever_its_making_is_stopped_it_opens),
+	    TEST(a_full_disk_leaves_what_was_there),
+	    TEST(wherever_a_new_data_key_is_stopped_it_opens),
 	    TEST(wherever_its_generation_is_stopped_it_opens),
 	};
 
