@@ -5,6 +5,10 @@
  * free pages leads it outside the file, or lets it write over keys. This reads the roots, the branch and leaf
  * pages and the list of free pages (one page in forty; what the other pages hold is sealed) and refuses what
  * cannot be. The layout is that of LMDB 0.9's lmdb.h and mdb.c, data version 1, on 64-bit machines.
+ *
+ * It must refuse nothing that LMDB may leave: a refusal costs all keys. Entries fill their pages without gaps,
+ * always; but a value that is shortened within a transaction, of which kv_lmdb.c makes one of many commits,
+ * keeps its pages.
  */
 #include "kv_lmdb_check.h"
 

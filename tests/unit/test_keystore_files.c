@@ -281,8 +281,8 @@ static enum status put_note(struct ks_txn *t, void *arg)
 	return ks_note_put(t, "note", 4, bytes, *(size_t *)arg);
 }
 
-/* LMDB leaves a value that is shortened within a transaction, of which a store at work makes one of many commits, the
- * pages that it had: that is no damage. */
+/* LMDB leaves a value that is shortened within a transaction, of which a store at work makes one of many
+ * commits, the pages that it had: that is no damage. */
 static void what_was_shortened_is_no_damage(void **state)
 {
 	struct store *x = *state;
@@ -310,8 +310,8 @@ static bool is_seen(const char *path, uint64_t bit)
 	return s != ST_OK && strstr(e.text, "is damaged: ") != NULL;
 }
 
-/* What LMDB goes by in a page of a tree: its head and where its entries lie. What is in free pages does no harm, and
- * those of a tree are known by their numbers. */
+/* What LMDB goes by in a page of a tree: its head and where its entries lie. What is in free pages does no harm,
+ * and those of a tree are known by their numbers. */
 static void flipped_bits_of_a_page_s_head_are_seen(void **state)
 {
 	enum { PAGE = 4096, HEAD = 16, BRANCH = 1, LEAF = 2 };
@@ -710,7 +710,7 @@ static void the_old_data_key_is_overwritten(void **state)
 	free(keys);
 }
 
-/* ---- ... where it cannot be written ---------------------------------------------------------------------- */
+/* ---- ... where it cannot be written -------------------------------------------------------------------- */
 
 static const struct kv_ops *honest;
 static int commits_left; /* that succeed, before the others fail */
@@ -776,7 +776,7 @@ static void a_rotation_that_cannot_be_committed_goes_on_later(void **state)
 	all_is_there(x, LEN);
 }
 
-/* One that is asked for while another runs is one of its own: what is spent meanwhile is erased by it alone. */
+/* One that is asked for while another runs is one of its own: it alone erases what is spent meanwhile. */
 static void a_rotation_asked_for_meanwhile_erases_too(void **state)
 {
 	enum { LEN = 600 * CHUNK_BYTES };
@@ -794,8 +794,8 @@ static void a_rotation_asked_for_meanwhile_erases_too(void **state)
 	all_is_there(x, LEN - CHUNK_BYTES);
 }
 
-/* The file of data keys cannot be written: neither is a new key used that it has not, nor an old one said to be gone that
- * it still has. */
+/* The file of data keys cannot be written: neither is a new key used that it has not, nor an old one said to be
+ * gone that it still has. */
 static void a_rotation_whose_file_cannot_be_written_goes_on_later(void **state)
 {
 	enum { LEN = 40000 };
@@ -828,7 +828,7 @@ static void a_rotation_whose_file_cannot_be_written_goes_on_later(void **state)
 	free(fresh);
 }
 
-/* ---- ... where it is killed -------------------------------------------------------------------------------- */
+/* ---- ... where it is killed ---------------------------------------------------------------------------- */
 
 /* A child takes a chunk's keys, begins a rotation and is killed so long after there were two data keys. false: it
  * was at its end before that. */
