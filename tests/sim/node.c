@@ -116,7 +116,7 @@ static enum status batch_work(struct ks_txn *t, void *arg)
 	return ST_STORAGE;
 }
 
-/* A commit that fails is one of early works alone: others would tell what failed in the log. */
+/* One commit that fails is one of early works alone: others would tell what failed in the log. */
 static bool may_have(const struct node *n, enum sim_commit fate)
 {
 	const struct store_job *j;
@@ -124,7 +124,7 @@ static bool may_have(const struct node *n, enum sim_commit fate)
 
 	LL_FOREACH (n->batch, j)
 		*(j->ran != NULL ? &early : &others) += 1;
-	return early > 0 && (fate == COMMIT_LOST || others == 0);
+	return fate == COMMITS_FAIL || (early > 0 && (fate == COMMIT_LOST || others == 0));
 }
 
 static void no_report(enum status s, void *arg)
@@ -177,7 +177,7 @@ static void commit(void *arg)
 	n->queue = NULL;
 	if (!may_have(n, fate))
 		fate = COMMIT_DONE;
-	else
+	else if (fate != COMMITS_FAIL)
 		n->next_commit = COMMIT_DONE;
 	if (fate == COMMIT_DONE)
 		LL_FOREACH (n->batch, j)
@@ -189,10 +189,10 @@ static void commit(void *arg)
 		env_virtual_after(n->store_env, (50 + sim_dice(s, 1500)) * NS_PER_US, batch_over, n);
 		return;
 	}
-	sim_say(s, "%s: a commit %s", n->party.name, fate == COMMIT_FAILS ? "fails" : "never comes to an end");
+	sim_say(s, "%s: a commit %s", n->party.name, fate != COMMIT_LOST ? "fails" : "never comes to an end");
 	LL_FOREACH (n->batch, j)
 		j->status = ST_STORAGE;
-	if (fate == COMMIT_FAILS)
+	if (fate != COMMIT_LOST)
 		env_virtual_after(n->store_env, sim_dice(s, 20000) * NS_PER_US, batch_over, n);
 	else
 		lose(n);

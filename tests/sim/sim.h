@@ -70,7 +70,7 @@ bool sim_node_is_up(const struct node *n);
 void sim_kill(struct node *n);
 void sim_start(struct node *n);
 /* What becomes of the next commit of works that are told early: it fails, or it is lost, and the node with it. */
-enum sim_commit { COMMIT_DONE, COMMIT_FAILS, COMMIT_LOST };
+enum sim_commit { COMMIT_DONE, COMMIT_FAILS, COMMIT_LOST, COMMITS_FAIL /* until told otherwise: a full disk */ };
 void sim_next_commit(struct node *n, enum sim_commit fate);
 struct km *sim_core(struct node *n);
 struct ks *sim_store(struct node *n);

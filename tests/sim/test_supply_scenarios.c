@@ -188,6 +188,52 @@ static void assignment_of_an_earlier_life(void **state)
 	end(s);
 }
 
+struct race {
+	struct kept kept;
+	uint64_t after; /* the opening was sent */
+	uint32_t result;
+};
+
+static void assign_late(void *arg)
+{
+	struct race *r = arg;
+
+	sim_inject(r->kept.sim, KM_ASSIGN, 0, 1, &r->kept.assign, &r->result);
+}
+
+static enum sim_fate race(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                          void *arg)
+{
+	struct race *r = arg;
+
+	if (m == KM_POOL_OPEN && strcmp(from, "km000") == 0 && r->kept.has_assign)
+		sim_after(s, r->after, assign_late, r);
+	return keep(s, m, from, to, message, &r->kept);
+}
+
+/* ... or while it is opened: before it, and is void with it, or not at all. */
+static void assignment_of_an_earlier_life_beside_the_opening(void **state)
+{
+	unsigned assigned = 0, refused = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 20; i++) {
+		struct sim *s = pair(500 + i);
+		struct race r = { .kept = { .fate = FATE_DROP }, .after = i * 200 * NS_PER_US, .result = UINT32_MAX };
+
+		sim_set_hook(s, race, &r);
+		sim_next_commit(sim_node(s, 0), COMMIT_LOST);
+		assert_int_equal(ask(s), UINT32_MAX);
+		assigned += r.result == ST_OK;
+		refused += r.result == ST_NOT_FOUND;
+		assert_int_equal(ask(s), ST_OK);
+		sim_run(s, 15 * NS_PER_S);
+		assert_int_equal(assigned_there(s), 0);
+		end(s);
+	}
+	assert_true(assigned > 0 && refused > 0);
+}
+
 /* What an opening says of the source's use is not believed when there was a later one. */
 static void opening_of_an_earlier_life(void **state)
 {
@@ -230,6 +276,23 @@ static void commit_failed_at_the_source(void **state)
 		assert_true(given_up(s) >= 32);
 		end(s);
 	}
+}
+
+/* The disk is full, and stays so for a while: nothing more is shown before it is durable, so that it costs no more than
+ * the keys of one request. */
+static void commits_that_go_on_failing_cost_no_keys(void **state)
+{
+	struct sim *s = pair(8);
+	uint64_t before = given_up(s);
+
+	(void)state;
+	sim_next_commit(sim_node(s, 0), COMMITS_FAIL);
+	for (int i = 0; i < 6; i++)
+		assert_int_equal(ask(s), ST_STORAGE);
+	sim_next_commit(sim_node(s, 0), COMMIT_DONE);
+	assert_int_equal(ask(s), ST_OK);
+	assert_int_equal(given_up(s) - before, 32);
+	end(s);
 }
 
 /* And it is killed before it has taken anything again: what it has shown is known at the destination alone. */
@@ -631,8 +694,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(source_killed_before_its_commit),
 		cmocka_unit_test(assignment_of_an_earlier_life),
+		cmocka_unit_test(assignment_of_an_earlier_life_beside_the_opening),
 		cmocka_unit_test(opening_of_an_earlier_life),
 		cmocka_unit_test(commit_failed_at_the_source),
+		cmocka_unit_test(commits_that_go_on_failing_cost_no_keys),
 		cmocka_unit_test(commit_failed_and_killed),
 		cmocka_unit_test(commit_failed_opened_again_and_killed),
 		cmocka_unit_test(source_killed_around_an_assignment),
