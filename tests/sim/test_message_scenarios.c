@@ -413,6 +413,67 @@ static void only_its_source_speaks_of_a_pool(void **state)
 	end(s);
 }
 
+/* What is said to km001: of the link to km000, by that, and by km002 of the pool between them. */
+struct overheard_link {
+	bool has_open, has_sync, has_pool;
+	struct km_link_open open;
+	struct km_link_sync sync;
+	struct id pool;
+};
+
+static enum sim_fate overhear_link(struct sim *s, enum km_message m, const char *from, const char *to,
+                                   const void *message, void *arg)
+{
+	struct overheard_link *o = arg;
+
+	(void)s;
+	if (strcmp(to, "km001") != 0)
+		return FATE_DELIVER;
+	if (m == KM_LINK_OPEN && strcmp(from, "km000") == 0) {
+		o->open = *(const struct km_link_open *)message;
+		o->has_open = true;
+	} else if (m == KM_LINK_SYNC && strcmp(from, "km000") == 0) {
+		o->sync = *(const struct km_link_sync *)message;
+		o->has_sync = true;
+	} else if (m == KM_POOL_OPEN && strcmp(from, "km002") == 0) {
+		o->pool = ((const struct km_pool_open *)message)->pool;
+		o->has_pool = true;
+	}
+	return FATE_DELIVER;
+}
+
+/* km002 is the other neighbour of km001, with a pool of its own there. */
+static void only_its_other_end_speaks_of_a_link(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+	struct overheard_link o = { false };
+	uint32_t result[4];
+
+	(void)state;
+	sim_set_hook(s, overhear_link, &o);
+	sim_cut(s, 0, 1, 300 * NS_PER_MS);
+	sim_cut(s, 1, 2, 300 * NS_PER_MS);
+	sim_run(s, 10 * NS_PER_S);
+	sim_set_hook(s, NULL, NULL);
+	assert_true(o.has_open && o.has_sync && o.has_pool);
+	o.open.link = o.sync.link = "km000-km001";
+	{
+		struct km_allocate allocate = { .link = "km000-km001", .ksa_pool = o.pool, .ksa_offset = 1 << 24, .len = 1024 };
+		struct km_allocate unused = { .link = "km000-km001", .unused_below = UINT64_MAX / 4 };
+
+		sim_inject(s, KM_LINK_OPEN, 2, 1, &o.open, &result[0]);
+		sim_inject(s, KM_LINK_SYNC, 2, 1, &o.sync, &result[1]);
+		sim_inject(s, KM_ALLOCATE, 2, 1, &allocate, &result[2]);
+		sim_inject(s, KM_ALLOCATE, 2, 1, &unused, &result[3]);
+	}
+	sim_run(s, NS_PER_S);
+	assert_int_equal(result[0], ST_NOT_FOUND);
+	assert_int_equal(result[1], ST_NOT_FOUND);
+	assert_int_equal(result[2], ST_BUSY);
+	assert_int_equal(result[3], ST_BUSY);
+	end(s);
+}
+
 /* A relay under pads of its link, with the right tag: as only the neighbour could say it. */
 struct sealed {
 	struct km_relay m;
@@ -569,6 +630,7 @@ int main(void)
 		cmocka_unit_test(forged_replayed_and_misled_relays),
 		cmocka_unit_test(relay_of_a_stranger),
 		cmocka_unit_test(only_its_source_speaks_of_a_pool),
+		cmocka_unit_test(only_its_other_end_speaks_of_a_link),
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
 		cmocka_unit_test(other_bytes_are_handed_on),
 		cmocka_unit_test(a_reservation_over_no_neighbour),
