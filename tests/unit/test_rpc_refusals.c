@@ -506,6 +506,8 @@ static void only_the_right_clients_come_in(void **state)
 	               &(struct test_certificate){ .uri = "spiffe://test/app/one,URI:spiffe://test/km/two" });
 	test_pki_issue(echo_pki, "web", &(struct test_certificate){ .uri = "spiffe://test/app/web",
 	                                                            .eku = "serverAuth,clientAuth" });
+	test_pki_issue(echo_pki, "server", &(struct test_certificate){ .uri = "spiffe://test/app/server",
+	                                                               .eku = "1.3.6.1.5.5.7.3.34" });
 	test_pki_issue(other, "stranger", &(struct test_certificate){ .uri = "spiffe://test/app/stranger" });
 	command = xasprintf("cp $(dirname %s)/stranger.* $(dirname %s)", test_pki_authority(other),
 	                    test_pki_authority(echo_pki));
@@ -521,6 +523,7 @@ static void only_the_right_clients_come_in(void **state)
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "odd"));
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "double"));
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "web"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "server")); /* not for RPC clients */
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "stranger"));
 	assert_still_serves(&g);
 	test_pki_free(other);
@@ -576,6 +579,39 @@ static void a_client_refuses_the_wrong_server(void **state)
 	rtls_credentials_free(stranger);
 	rtls_credentials_free(mixed);
 	test_pki_free(other);
+}
+
+/* Servers of the right authority that are not the one that is meant, or not any more. */
+static void a_client_refuses_the_right_server_s_likes(void **state)
+{
+	static const struct {
+		struct test_certificate certificate;
+		const char *dns_name, *reason;
+	} servers[] = {
+		{ { .uri = "spiffe://test/km/bob", .expired = true }, NULL, "certificate has expired" },
+		{ { .uri = "spiffe://test/app/bob" }, NULL, "the peer is app/bob, not km/bob" },
+		{ { .uri = "spiffe://test/km/carol" }, NULL, "the peer is km/carol, not km/bob" },
+		{ { .uri = "spiffe://elsewhere/km/bob" }, NULL, "of another trust domain" },
+		{ { .uri = "spiffe://test/km/bob", .eku = "1.3.6.1.5.5.7.3.33" }, NULL, "not for RPC servers" },
+		{ { .uri = "spiffe://test/km/bob", .dns = "*.lab.example" }, "bob.lab.example", "does not name this host" },
+		{ { .uri = "spiffe://test/km/bob", .bare = true }, "bob", "does not name this host" }, /* its subject does */
+	};
+	struct rtls_credentials *c = test_pki_credentials(echo_pki, "app", "app1");
+	const struct rtls_channel_options o = { .credentials = c };
+	struct background g;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(servers); i++) {
+		test_pki_issue(echo_pki, "bob", &servers[i].certificate);
+		background_start(&g, NULL);
+		assert_open_fails(&g, &o, "127.0.0.1", servers[i].dns_name, "bob", servers[i].reason);
+		background_stop(&g);
+	}
+	test_pki_issue(echo_pki, "bob", &(struct test_certificate){ .uri = "spiffe://test/km/bob" });
+	background_start(&g, NULL);
+	assert_still_serves(&g);
+	background_stop(&g);
+	rtls_credentials_free(c);
 }
 
 static void loose_or_wrong_files_are_refused(void **state)
@@ -810,6 +846,7 @@ int main(void)
 		cmocka_unit_test(without_descriptors_it_waits_and_goes_on),
 		cmocka_unit_test(only_the_right_clients_come_in),
 		cmocka_unit_test(a_client_refuses_the_wrong_server),
+		cmocka_unit_test(a_client_refuses_the_right_server_s_likes),
 		cmocka_unit_test(loose_or_wrong_files_are_refused),
 		cmocka_unit_test(inside_tls_calls_are_refused_in_order),
 		cmocka_unit_test(a_version_that_is_not_served_is_told_which_are),
