@@ -292,8 +292,9 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
 # The store's works are delayed and dropped like messages: ks_submit is the simulation's.
 SIM := applications check control copy modules net node schedule sim store
-SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,message_scenarios pad_scenarios relay_scenarios status_scenarios store_scenarios supply_scenarios \
-	share_scenarios schedules)
+# The longest first: they run side by side.
+SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios message_scenarios schedules share_scenarios status_scenarios \
+	supply_scenarios pad_scenarios store_scenarios)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller

@@ -56,6 +56,14 @@ static void large(struct sim_options *o)
 	o->block_size = 16 * 1024;
 }
 
+/* As much in blocks that are eight times as large, where it does not matter when they come. */
+static void in_large_blocks(struct sim_options *o)
+{
+	on_demand(o);
+	o->block_interval *= 8;
+	o->block_size *= 8;
+}
+
 /* As many key managers as the largest network has that was published, all in this process: a key over each of its
  * links. */
 static void over_the_144_links_of_145_nodes(void **state)
@@ -742,7 +750,7 @@ static void killed_while_a_way_is_asked_for(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 3 * 10; i++) {
 		enum sim_control c = i % 3 == 0 ? SIM_CENTRALIZED : SIM_DISTRIBUTED;
-		struct sim *s = network(3, SIM_LINE, c, on_demand);
+		struct sim *s = network(3, SIM_LINE, c, in_large_blocks);
 		struct departures d = { .v = killed_at(KM_CK_NEXT_HOP, i % 3 == 2 ? "km001" : "km000", NULL,
 		                                       sim_node(s, i % 3 == 2 ? 1 : 0), i / 3 * 250 * NS_PER_US, 500 * NS_PER_MS) };
 
