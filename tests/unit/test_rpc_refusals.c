@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -614,6 +615,65 @@ static void a_client_refuses_the_right_server_s_likes(void **state)
 	rtls_credentials_free(c);
 }
 
+/* A server that answers one probe: with TLS offered, or not; with more behind, or not. */
+struct prober {
+	int listener;
+	bool offers, adds;
+};
+
+static void *answer_probe(void *arg)
+{
+	const struct prober *p = arg;
+	int fd = accept(p->listener, NULL, NULL);
+	struct buffer b = { .bytes = NULL };
+	uint8_t probe[100];
+
+	if (recv(fd, probe, sizeof probe, 0) > 8) {
+		(p->offers ? message_put_starttls : message_put_accepted)(&b, get32(probe + RECORD_MARK_LEN), SUCCESS);
+		if (p->adds)
+			message_put_accepted(&b, 1, SUCCESS);
+		send(fd, buffer_at(&b, 0), buffer_len(&b), MSG_NOSIGNAL);
+	}
+	while (recv(fd, probe, sizeof probe, 0) > 0)
+		;
+	close(fd);
+	buffer_free(&b);
+	return NULL;
+}
+
+static void a_client_refuses(bool offers, bool adds, const char *reason)
+{
+	struct rtls_credentials *c = test_pki_credentials(echo_pki, "app", "app1");
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct prober p = { socket(AF_INET, SOCK_STREAM, 0), offers, adds };
+	struct rtls_channel_options o = { .credentials = c };
+	socklen_t len = sizeof at;
+	struct rtls_channel *ch;
+	pthread_t thread;
+	struct err e;
+
+	assert_int_equal(bind(p.listener, (struct sockaddr *)&at, sizeof at), 0);
+	assert_int_equal(listen(p.listener, 1), 0);
+	assert_int_equal(getsockname(p.listener, (struct sockaddr *)&at, &len), 0);
+	assert_int_equal(pthread_create(&thread, NULL, answer_probe, &p), 0);
+	o.peer = (struct rtls_peer_options){ .role = "km", .name = "bob", .host = "127.0.0.1",
+		                             .port = ntohs(at.sin_port), .program = ECHO, .version = ECHO_V1 };
+	assert_int_not_equal(rtls_channel_open(&ch, &o, &e), ST_OK);
+	if (strstr(e.text, reason) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", e.text, reason);
+	pthread_join(thread, NULL);
+	close(p.listener);
+	rtls_credentials_free(c);
+}
+
+/* What somebody between them puts behind the answer would else be taken for what the server says inside TLS. */
+static void a_client_refuses_what_is_no_answer_to_its_probe(void **state)
+{
+	(void)state;
+	a_client_refuses(true, true, "bytes behind the answer to the probe");
+	a_client_refuses(false, false, "does not offer RPC-with-TLS");
+}
+
 static void loose_or_wrong_files_are_refused(void **state)
 {
 	struct rtls_credentials *c = NULL;
@@ -847,6 +907,7 @@ int main(void)
 		cmocka_unit_test(only_the_right_clients_come_in),
 		cmocka_unit_test(a_client_refuses_the_wrong_server),
 		cmocka_unit_test(a_client_refuses_the_right_server_s_likes),
+		cmocka_unit_test(a_client_refuses_what_is_no_answer_to_its_probe),
 		cmocka_unit_test(loose_or_wrong_files_are_refused),
 		cmocka_unit_test(inside_tls_calls_are_refused_in_order),
 		cmocka_unit_test(a_version_that_is_not_served_is_told_which_are),
