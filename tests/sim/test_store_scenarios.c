@@ -225,7 +225,35 @@ static void a_store_that_takes_nothing_any_more(void **state)
 
 /* ---- an older copy of a store ----------------------------------------------------------------------------------- */
 
-/* It has forgotten what it used: its links are refused at either end, and no key is taken from them again. */
+static bool count_retired(const struct ks_pool *pool, void *arg)
+{
+	*(unsigned *)arg += pool->retired && pool->desc.kind == KS_POOL_KSA;
+	return true;
+}
+
+static enum status look_for_retired(struct ks_txn *t, void *arg)
+{
+	ks_pool_each(t, count_retired, arg);
+	return ST_OK;
+}
+
+static void looked(enum status s, void *arg)
+{
+	(void)arg;
+	assert_int_equal(s, ST_OK);
+}
+
+static unsigned retired_pools(struct sim *s, unsigned node)
+{
+	unsigned count = 0;
+
+	ks_submit(sim_store(sim_node(s, node)), look_for_retired, looked, &count);
+	sim_run(s, NS_PER_S);
+	return count;
+}
+
+/* It has forgotten what it used: its links are refused at either end, and no key is taken from them again, nor from the
+ * pool that it is the source of, which is retired. */
 static void an_older_copy_of_a_store(void **state)
 {
 	(void)state;
@@ -236,8 +264,10 @@ static void an_older_copy_of_a_store(void **state)
 
 		drain_pair(s);
 		sim_run(s, 10 * NS_PER_S);
+		assert_int_equal(retired_pools(s, which), 0);
 		sim_store_put_back(sim_node(s, which), copy);
 		sim_run(s, 5 * NS_PER_S);
+		assert_true(retired_pools(s, which) > 0);
 		sim_stats(s, &before);
 		for (int i = 0; i < 5; i++) {
 			drain_pair(s);
@@ -286,6 +316,35 @@ static void an_older_copy_that_forgot_relays(void **state)
 	ask_three_times(s);
 	sim_stats(s, &after);
 	assert_true(after.answered[ST_LINK_DOWN] > 0);
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
+/* ... and where allocations are. */
+static void an_older_copy_that_forgot_allocations(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+	struct sim_stats before, after;
+	struct kv *copy;
+
+	(void)state;
+	sim_link_down(s, 0, true);
+	sim_run(s, 5 * NS_PER_S);
+	copy = sim_store_copy(sim_node(s, 0));
+	sim_stats(s, &before);
+	drain_pair(s);
+	sim_run(s, 10 * NS_PER_S);
+	sim_stats(s, &after);
+	assert_true(after.allocations > before.allocations);
+	sim_store_put_back(sim_node(s, 0), copy);
+	sim_run(s, 5 * NS_PER_S);
+	for (int i = 0; i < 5; i++) {
+		drain_pair(s);
+		sim_run(s, 5 * NS_PER_S);
+	}
+	sim_stats(s, &before);
+	assert_int_equal(before.allocations, after.allocations);
+	assert_true(before.answered[ST_LINK_DOWN] > 0);
 	assert_int_equal(sim_violations(s), 0);
 	sim_free(s);
 }
@@ -506,6 +565,7 @@ int main(void)
 		cmocka_unit_test(a_store_that_takes_nothing_any_more),
 		cmocka_unit_test(an_older_copy_of_a_store),
 		cmocka_unit_test(an_older_copy_that_forgot_relays),
+		cmocka_unit_test(an_older_copy_that_forgot_allocations),
 	};
 
 	log_open("test_store_scenarios", LOG_LEVEL_FATAL);
