@@ -352,10 +352,13 @@ BOTH := hostile keyreq privilege
 INTEGRATION := $(patsubst tests/integration/test_%.py,%,$(sort $(wildcard tests/integration/test_*.py)))
 PLAIN := $(BOTH) $(filter-out $(SANITIZED),$(INTEGRATION))
 
+# A second build takes all cores, unless make was told of more jobs than one.
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+
 sanitized: $(SANITIZED_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) all
 
 check: all $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(SIM_TESTS)
-	$(Q)$(MAKE) SANITIZE=address,undefined BUILD=$(BUILD)/asan sanitized
+	$(Q)$(MAKE) $(JOBS) SANITIZE=address,undefined BUILD=$(BUILD)/asan sanitized
 	$(Q)QKDN_ROUNDS=30 tests/run --build $(BUILD)/asan $(SANITIZED_UNITS:%=$(BUILD)/asan/tests/unit/test_%) \
 		$(SANITIZED:%=tests/integration/test_%.py) \
 		--build $(BUILD) $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(SIM_TESTS) $(sort $(wildcard tests/checks/*)) \
@@ -369,7 +372,7 @@ check: all $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD
 THREAD_UNITS := base client rpc rpc_refusals keystore keystore_crash
 check-thread:
 	@echo "check-thread: about 10 minutes on two cores, 3 of them to build"
-	$(Q)$(MAKE) SANITIZE=thread BUILD=$(BUILD)/tsan all $(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) \
+	$(Q)$(MAKE) $(JOBS) SANITIZE=thread BUILD=$(BUILD)/tsan all $(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) \
 		$(TEST_PROGRAMS:%=$(BUILD)/tsan/tests/bin/%)
 	$(Q)QKDN_TEST_TIMEOUT=1800 tests/watched tests/run --build $(BUILD)/tsan \
 		$(THREAD_UNITS:%=$(BUILD)/tsan/tests/unit/test_%) $(patsubst %,tests/integration/test_%.py,first_key supply crash)

@@ -116,7 +116,7 @@ class Shares(Case):
         self.up()
         os.kill(self.lab.running()["diamond/kmd"], signal.SIGKILL)
         told = "2 shares are required, and there is 1 route without a common node"
-        self.assertTrue(eventually(lambda: self.get(64, 5) is None and told in self.refusal), self.refusal)
+        self.assertTrue(eventually(lambda: self.get(64, 2) is None and told in self.refusal), self.refusal)
         run("qkdn-lab", "start", self.lab.folder, "diamond/kmd")
         self.assertTrue(eventually(lambda: self.get(64) is not None), self.refusal)
 

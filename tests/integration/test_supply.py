@@ -65,13 +65,15 @@ class Accounts(Case):
         return self.steady()
 
     def steady(self):
-        """The stock once nothing is refilled any more."""
-        seen = []
+        """The stock once nothing is refilled any more: it was the same ten times, and for three seconds."""
+        seen, since = [], time.monotonic()
 
         def still():
+            nonlocal since
             seen.append(self.stock())
-            time.sleep(0.3)
-            return len(seen) > 9 and len(set(seen[-10:])) == 1
+            if seen[-2:] != [seen[-1]] * 2:
+                since = time.monotonic()
+            return len(seen) > 9 and len(set(seen[-10:])) == 1 and time.monotonic() - since > 3
         self.assertTrue(eventually(still), seen)
         return seen[-1]
 
