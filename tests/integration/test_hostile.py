@@ -9,7 +9,7 @@ bytes behind the probe                            garbage_before_tls…         
 no ALPN, wrong CA, expired certificate            only_good_certificates…           bad_certificates
 right CA but wrong role                           a_role_may_do…                    random_arguments
 right role, and gone at once                      a_module_goes_before…             –
-right CA but wrong name                           another_name                      another_name
+right CA but wrong name                           another_name_gets_nothing         another_name
 cleartext calls                                   cleartext_is_refused              calls_in_cleartext
 a probe inside TLS                                a_role_may_do…                    random_arguments
 slow handshakes, thousands of idle connections    thousands_of_idle_connections     slow_handshakes, many_handshakes,
@@ -36,12 +36,14 @@ import subprocess
 import threading
 import time
 import unittest
+import uuid
 
 from qkdn_test import BUILD, SANITIZED, TWO_NODES, Case, Lab, eventually, run, write
 from rpc_peer import (AUTH_BADCRED, AUTH_FAILED, AUTH_SYS, AUTH_TLS, AUTH_TOOWEAK, PROGRAMS, Peer, call, descriptors,
                       is_let_in, record)
 
 SEED = int(os.environ.get("QKDN_SEED", "1"))
+DENIED = 2  # qkdn_status
 
 
 class Attacked(Case):
@@ -111,6 +113,18 @@ class Hostile(Attacked):
         with Peer(self.address).starttls(self.certificate("alice-1")) as module:
             self.assertEqual(module.ask(PROGRAMS["ak"], 1, bytes(200)), ("auth", AUTH_FAILED))
             self.assertEqual(module.ask(PROGRAMS["kx1"], 1, bytes(200)), ("auth", AUTH_FAILED))
+        self.assert_serves()
+
+    def test_another_name_gets_nothing(self):
+        """The right authority and role, and another application's name in the request: that one's keys stay its own."""
+        (key_id, key), = self.lab.get("app2", "app1").items()
+        requests = ((1, key_request("app1", "app2")), (3, status_request("app1", "app2")),
+                    (2, bytes(16) + xdr("app2") + xdr("app1") + struct.pack(">I", 1) + uuid.UUID(key_id).bytes))
+        with self.as_app("spy") as peer:
+            for procedure, args in requests:
+                peer.send(record(call(PROGRAMS["ak"], procedure, args)))
+                self.assertEqual(struct.unpack(">I", peer.reply()[24:28])[0], DENIED, procedure)
+        self.assertEqual(self.lab.get_by_id("app1", "app2", [key_id]), {key_id: key})
         self.assert_serves()
 
     def test_a_module_goes_before_it_registers(self):
@@ -367,7 +381,7 @@ def another_name(address, pki):
     with Peer(address).starttls(pki + "/spy") as peer:
         while True:
             peer.send(record(call(PROGRAMS["ak"], 1, args)))
-            expect(struct.unpack(">I", peer.reply()[24:28])[0] == 2, "a request in another's name")
+            expect(struct.unpack(">I", peer.reply()[24:28])[0] == DENIED, "a request in another's name")
 
 
 def many_handshakes(address, pki):
