@@ -223,6 +223,26 @@ static void a_store_that_takes_nothing_any_more(void **state)
 	end(s);
 }
 
+/* The disk of the source, of the node between or of the destination is full again and again, in the middle of anything: what
+ * was said before it was durable would be found missing now. */
+static void a_disk_that_is_full_for_a_while(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 3; n++) {
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+
+		for (unsigned i = 0; i < 12; i++) {
+			drain(s);
+			sim_run(s, i * 7 * NS_PER_MS);
+			sim_next_commit(sim_node(s, n), COMMITS_FAIL);
+			sim_run(s, 40 * NS_PER_MS);
+			sim_next_commit(sim_node(s, n), COMMIT_DONE);
+			sim_run(s, 3 * NS_PER_S);
+		}
+		end(s);
+	}
+}
+
 /* ---- an older copy of a store ----------------------------------------------------------------------------------- */
 
 static bool count_retired(const struct ks_pool *pool, void *arg)
@@ -563,6 +583,7 @@ int main(void)
 		cmocka_unit_test(keys_expire_whatever_happens),
 		cmocka_unit_test(transactions_that_fail),
 		cmocka_unit_test(a_store_that_takes_nothing_any_more),
+		cmocka_unit_test(a_disk_that_is_full_for_a_while),
 		cmocka_unit_test(an_older_copy_of_a_store),
 		cmocka_unit_test(an_older_copy_that_forgot_relays),
 		cmocka_unit_test(an_older_copy_that_forgot_allocations),
