@@ -295,6 +295,27 @@ static void commits_that_go_on_failing_cost_no_keys(void **state)
 	end(s);
 }
 
+/* QKD modules keep what could not be stored, and supply it again. */
+static void no_block_is_lost_with_a_commit(void **state)
+{
+	struct sim *s = pair(9);
+	const struct km_counters *c = &sim_core(sim_node(s, 0))->counters;
+	uint64_t agreed = c->blocks_agreed, voided = c->blocks_voided;
+
+	(void)state;
+	for (int i = 0; i < 20; i++) {
+		sim_request(s, 0, 1, 40, 2048, NS_PER_S, NULL);
+		sim_run(s, NS_PER_S);
+		sim_next_commit(sim_node(s, 0), COMMITS_FAIL);
+		sim_run(s, 100 * NS_PER_MS);
+		sim_next_commit(sim_node(s, 0), COMMIT_DONE);
+	}
+	sim_run(s, 5 * NS_PER_S);
+	assert_true(c->blocks_agreed > agreed + 20);
+	assert_int_equal(c->blocks_voided, voided);
+	end(s);
+}
+
 /* And it is killed before it has taken anything again: what it has shown is known at the destination alone. */
 static void commit_failed_and_killed(void **state)
 {
@@ -698,6 +719,7 @@ int main(void)
 		cmocka_unit_test(opening_of_an_earlier_life),
 		cmocka_unit_test(commit_failed_at_the_source),
 		cmocka_unit_test(commits_that_go_on_failing_cost_no_keys),
+		cmocka_unit_test(no_block_is_lost_with_a_commit),
 		cmocka_unit_test(commit_failed_and_killed),
 		cmocka_unit_test(commit_failed_opened_again_and_killed),
 		cmocka_unit_test(source_killed_around_an_assignment),
