@@ -129,10 +129,13 @@ static enum status void_work(struct ks_txn *t, void *arg)
 {
 	struct fill_work *w = arg;
 	char key[KS_NOTE_KEY_MAX];
+	uint64_t end = w->note.ksa_offset + w->note.len;
 	enum status s = ks_void(t, &w->pool, w->note.ksa_offset, w->note.len, NULL);
 
 	if (s == ST_OK)
-		s = ks_settle(t, &w->pool, w->note.ksa_offset + w->note.len);
+		s = ks_pool_get(t, &w->pool, &w->state);
+	if (s == ST_OK && w->state.ready < end) /* else it was skipped, for the destination had seen keys of it used */
+		s = ks_settle(t, &w->pool, end);
 	if (s == ST_OK || s == ST_KEY_GONE) /* the whole pool was retired */
 		s = ks_note_delete(t, key, fill_key(key, &w->pool, w->note.ksa_offset));
 	return s == ST_OK ? ks_pool_get(t, &w->pool, &w->state) : s;

@@ -386,6 +386,38 @@ static void source_killed_around_an_assignment(void **state)
 
 /* ---- the destination ---------------------------------------------------------------------------------------------- */
 
+/* What it forgets is that ranges were verified, and that keys of several of them were taken. */
+static void source_killed_as_ranges_become_ready(void **state)
+{
+	struct sim_options o;
+	struct sim *s;
+	int killed = 0;
+
+	(void)state;
+	sim_defaults(&o);
+	o.seed = 7;
+	o.request_interval = 0;
+	o.limits.fill_most = 1024;
+	s = sim_new(&o);
+	sim_run(s, 10 * NS_PER_S);
+	for (int round = 0; round < 40; round++) {
+		for (int i = 0; i < 100; i++) /* more than there are: they are taken as they become ready */
+			sim_request(s, 0, 1, 8, 256, NS_PER_S, NULL);
+		sim_run(s, 5 * NS_PER_MS);
+		sim_cut(s, 0, 1, NS_PER_S / 4);
+		sim_run(s, NS_PER_S / 4 + (unsigned)round * NS_PER_MS);
+		sim_next_commit(sim_node(s, 0), COMMIT_LOST);
+		sim_run(s, NS_PER_S);
+		killed += !sim_node_is_up(sim_node(s, 0));
+		sim_next_commit(sim_node(s, 0), COMMIT_DONE);
+		sim_start(sim_node(s, 0));
+		sim_run(s, 5 * NS_PER_S);
+		assert_int_equal(ask(s), ST_OK);
+	}
+	assert_in_range(killed, 10, 40);
+	end(s);
+}
+
 static void destination_killed_around_an_assignment(void **state)
 {
 	(void)state;
@@ -723,6 +755,7 @@ int main(void)
 		cmocka_unit_test(commit_failed_and_killed),
 		cmocka_unit_test(commit_failed_opened_again_and_killed),
 		cmocka_unit_test(source_killed_around_an_assignment),
+		cmocka_unit_test(source_killed_as_ranges_become_ready),
 		cmocka_unit_test(destination_killed_around_an_assignment),
 		cmocka_unit_test(assignment_lost_late_or_twice),
 		cmocka_unit_test(requests_gather_behind_others),
