@@ -202,8 +202,8 @@ enum { LINK_NOTE_VERSION = 2 };
 MUST_CHECK enum status link_note_get(struct ks_txn *t, const char *link, struct link_note *n);
 MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const struct link_note *n);
 
-/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c and
- * km_fetch.c (Ak), km_assign.c (Kx-2 assignment) ------------ */
+/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c, km_draw.c,
+ * km_ahead.c and km_fetch.c (Ak), km_assign.c (Kx-2 assignment) ------------ */
 
 /*
  * A fill is a range of key bits on its way into a KSA pool (km_fill.c). How it gets to the destination is
@@ -293,11 +293,6 @@ struct ksa_pool {
 	struct queue *waiting;  /* key requests that wait for keys, by the applications that sent them */
 	uint64_t turn;          /* how far these have come in being served, each in bytes */
 	struct request *gathered; /* key requests whose keys are to be taken together */
-	unsigned gathering;    /* how many these are, */
-	unsigned under_way;    /* those whose keys are taken and that are not answered, */
-	unsigned crowd;        /* and the most of both at once, of late */
-	unsigned hurried;      /* so many draws that nobody waits for */
-	struct env_timer *gather_timer; /* no longer than this they wait for each other; NULL: not yet made */
 	struct request *taken; /* keys taken, to be assigned with the next message */
 	uint64_t base;         /* how far it is durably taken, at least */
 	struct ksa_shown shown;
@@ -305,6 +300,8 @@ struct ksa_pool {
 	uint64_t given_up;     /* bytes taken and not assigned that no log line has told yet */
 	struct log_limit complaints;
 	bool flush_posted, gather_posted;
+	struct ahead *aheads;  /* keys taken ahead of requests, by the applications and the length that they are for */
+	uint64_t not_asked_for; /* bytes of such keys, given up, that no log line has told yet */
 };
 
 struct ksa_pool *ksa_pool_to(struct km *km, const char *destination); /* makes it where it is new */
@@ -323,6 +320,9 @@ void ksa_pool_tell_unused(struct ksa_pool *p);
 uint64_t ksa_pool_available(const struct ksa_pool *p); /* bytes for further works: without what is promised */
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text);
 void ksa_pool_stop(struct ksa_pool *p); /* refuses what waits and what is not begun yet */
+/* Keys that were taken ahead of requests (km_ahead.c): gives them up, at both ends; frees and wipes them. */
+void ahead_end(struct ksa_pool *p);
+void ahead_forget(struct ksa_pool *p);
 
 /* In a work: a new range, behind what the pool holds, and its note. note tells the method, and afterwards where; tag is
  * what the range will be verified by. */

@@ -36,6 +36,7 @@ const struct km_limits km_default_limits = {
 	.route_lifetime = 3600 * NS_PER_S,
 	.relay_ahead = true,
 	.max_waiting_requests = 4096,
+	.supply_ahead = true,
 };
 
 /* ---- small services --------------------------------------------------------------------------------- */
@@ -533,7 +534,7 @@ void km_free(struct km *km)
 		HASH_DEL(km->pools, p);
 		DL_FOREACH_SAFE (p->fills, f, next_fill)
 			fill_free(f);
-		env_timer_free(km->env, p->gather_timer);
+		ahead_forget(p);
 		free(p);
 	}
 	HASH_ITER (hh, km->inbound, in, next_in) {

@@ -68,6 +68,7 @@ struct km_limits {
 	bool relay_ahead;                       /* keep KSA pools to far nodes filled, not only on demand */
 	bool relay_to_neighbours;               /* instead of allocating keys of the link */
 	uint32_t max_waiting_requests;          /* key requests of one application waiting at once */
+	bool supply_ahead;                      /* take keys for requests to come, where they come one behind another */
 };
 
 extern const struct km_limits km_default_limits;

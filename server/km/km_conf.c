@@ -115,6 +115,8 @@ static const struct conf_option request_options[] = {
 	  .fallback = "60 s", .min = 0.001, .max = 3600, .help = "longest time a request may name" },
 	{ ROW(__typeof__(((struct km_conf *)0)->requests), max_waiting, "max_waiting"), .type = CONF_INTEGER,
 	  .fallback = "4096", .min = 1, .max = 1e6, .help = "requests of one application that may wait at once" },
+	{ ROW(__typeof__(((struct km_conf *)0)->requests), ahead, "ahead"), .type = CONF_BOOL, .fallback = "true",
+	  .help = "whether keys are taken for applications that go on asking before they do; a sixteenth may be lost" },
 	{ .name = NULL },
 };
 

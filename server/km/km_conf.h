@@ -35,6 +35,7 @@ struct km_conf {
 	} keys;
 	struct {
 		int64_t deadline, max_deadline, max_waiting;
+		bool ahead;
 	} requests;
 	struct km_conf_peer controller; /* name NULL: none */
 	struct {

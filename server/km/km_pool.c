@@ -205,17 +205,24 @@ void ksa_pool_make(struct ksa_pool *p)
 	ks_submit(p->km->ks, make_work, looked, w);
 }
 
+/* Until the destination has said how far it goes on. */
+static void closed(struct ksa_pool *p)
+{
+	p->open = false;
+	ahead_end(p);
+}
+
 void ksa_pool_open_again(struct ksa_pool *p, uint64_t opening)
 {
 	if (!p->open || p->opening != opening)
 		return;
-	p->open = false;
+	closed(p);
 	ksa_pool_make(p);
 }
 
 void ksa_pool_peer_up(struct ksa_pool *p, bool up)
 {
-	p->open = false;
+	closed(p);
 	if (up)
 		ksa_pool_make(p);
 }

@@ -1,106 +1,15 @@
 /*
- * km_supply.c - the KSA supplies keys on request (Ak), together with the far KSA (Kx-2): procedure I.1.
+ * km_supply.c - the KSA supplies keys on request (Ak): who may ask, who waits, what is answered.
  *
- * The keys of a request are taken from the pair's KSA pool and assigned to the two applications at the
- * destination; both are durable before it is answered. The two commits run side by side: the assignment is sent
- * as soon as it is known which keys they are. Requests that come at about the same time are one work (a draw); what was
- * taken together is assigned with one message.
- *
- * So the destination may know of keys that this end, after a crash or a commit that failed, has not taken. It
- * never takes them again: here the works remember how far they have shown the pool (struct ksa_shown) and void
- * up to there; a KM that was killed learns it from the destination when it opens the pool (km_pool.c).
- * doc/key-store.md has the whole argument.
- *
- * From the take on keys are used: whatever happens they are never taken again; where the outcome is unknown both
- * ends void them. A refusal consumes nothing: too few keys, an unknown application or ID, the wrong
- * application are found before anything is taken.
+ * A key request is answered with keys that were taken ahead of it (km_ahead.c), or its keys are taken and assigned at
+ * the destination (km_draw.c); where there are too few it waits for keys. A refusal consumes nothing: too few keys, an
+ * unknown application, the wrong one are found before anything is taken.
  */
 #include <stdlib.h>
 
-#include "core.h"
+#include "draw.h"
 
-enum {
-	DRAW_BYTES = 16 * 1024,            /* of keys in one draw, if it is for more than one request */
-	GATHER_MOST_NS = 2 * 1000 * 1000,  /* for requests to gather */
-	CROWD_FADES = 16,                  /* each draw makes it less by one part of so many */
-	HURRIED_DRAWS = 16,                /* without gathering, after some gathered in vain */
-};
-
-/* Keys that lie one behind another. */
-struct run {
-	uint64_t offset;
-	uint32_t count;
-	uint32_t assignment; /* of the message that they are assigned with */
-};
-
-/* A key request on its way. */
-struct request {
-	struct ksa_pool *pool;
-	struct km *km;
-	struct request *prev, *next; /* in a queue, gathered, taken or a message's list */
-	struct application *source, *destination;
-	struct id trace;
-	uint32_t count, key_len, priority;
-	struct queue *queue; /* while it waits for keys */
-	bool fell_short; /* the stock was enough in bytes, but not in whole keys */
-	uint64_t give_up_at; /* monotonic */
-	struct env_timer *deadline;
-	km_reply reply;
-	void *arg;
-
-	struct use use; /* from the take until the assignment is answered */
-	struct draw *draw; /* that takes its keys; NULL: none yet */
-	struct request *next_drawn;
-	uint8_t *bytes; /* in the draw's */
-	bool unsent;    /* in taken */
-	bool durable;   /* the draw's commit is over */
-	bool assigned;  /* the message is answered */
-	enum status failure;
-	uint32_t got;
-	unsigned run_count;
-	struct run runs[]; /* room for count: no two keys need lie together */
-};
-
-/* Requests whose keys are taken by one work. */
-struct draw {
-	struct ksa_pool *pool;
-	struct id pool_id;
-	struct ksa_shown *shown;
-	bool early; /* told before its commit */
-	bool ran;
-	unsigned holds; /* requests, and the work */
-	uint64_t len;   /* bytes of all keys */
-	struct secret bytes;
-	struct request *requests;
-	/* what the work finds */
-	uint64_t base, stock, skipped;
-};
-
-/* ---- ending a request ---------------------------------------------------------------------------- */
-
-static void draw_release(struct draw *d)
-{
-	if (--d->holds > 0)
-		return;
-	secret_free(&d->bytes);
-	free(d);
-}
-
-static void leave_draw(struct request *r)
-{
-	r->pool->under_way--;
-	draw_release(r->draw);
-	r->draw = NULL;
-	r->next_drawn = NULL;
-}
-
-static void request_free(struct request *r)
-{
-	env_timer_free(r->km->env, r->deadline);
-	if (r->draw != NULL)
-		leave_draw(r);
-	free(r);
-}
+/* ---- ending a request ------------------------------------------------------------------------------------ */
 
 static void request_fail(struct request *r, enum status s, const char *text)
 {
@@ -109,479 +18,25 @@ static void request_fail(struct request *r, enum status s, const char *text)
 	request_free(r);
 }
 
-static void request_succeed(struct request *r)
+static void over(struct request *r, enum status s, const char *text)
 {
-	struct id one, *ids = r->count == 1 ? &one : xcalloc(r->count, sizeof *ids);
-	struct km_keys keys = { .count = r->count,
-		                .key_len = r->key_len,
-		                .key_ids = ids,
-		                .bytes = r->bytes,
-		                .len = (size_t)r->count * r->key_len };
-	uint32_t k = 0;
-
-	for (unsigned i = 0; i < r->run_count; i++)
-		for (uint32_t j = 0; j < r->runs[i].count; j++)
-			ks_key_id(&r->draw->pool_id, r->runs[i].offset + (uint64_t)j * r->key_len, r->key_len, &ids[k++]);
-	r->km->counters.keys_supplied += r->count;
-	r->reply(&keys.answer, r->arg);
-	secret_wipe(r->bytes, keys.len); /* the draw may live on */
-	if (ids != &one)
-		free(ids);
+	if (s != ST_OK) {
+		request_fail(r, s, text);
+		return;
+	}
+	draw_supply(r, r->count, r->reply, r->arg);
 	request_free(r);
 }
 
-static void void_answered(enum status s, const void *answer, void *arg)
-{
-	(void)s; /* if it got lost, the keys' lifetime ends them at the destination */
-	(void)answer;
-	(void)arg;
-}
-
-/* The keys of a failed request: used here, and not to be delivered there. */
-static void void_keys(struct ksa_pool *p, const struct request *r)
-{
-	for (unsigned i = 0; i < r->run_count; i++) {
-		struct km_void m = { .trace = r->trace, .pool = r->draw->pool_id, .offset = r->runs[i].offset };
-
-		m.len = (uint64_t)r->runs[i].count * r->key_len;
-		km_send(p->km, KM_VOID, p->destination, &m, void_answered, NULL);
-	}
-}
-
-static const char *failure_text(enum status s)
-{
-	switch (s) {
-	case ST_PEER_UNREACHABLE:
-	case ST_TRANSPORT:
-		return "the far key manager was lost; these keys are voided: ask again";
-	case ST_TIMED_OUT:
-		return "the far key manager did not answer in time; these keys are voided: ask again";
-	case ST_UNKNOWN_APPLICATION:
-		return "the far key manager does not serve that application: configure it there";
-	case ST_STORAGE:
-		return "the key store here or there could not be written";
-	default:
-		return "the far key manager refused to assign them";
-	}
-}
-
-static void tell_given_up(struct ksa_pool *p)
-{
-	unsigned held_back;
-
-	if (p->given_up == 0 || !log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
-		return;
-	log_warning("KSA pool to %s: %llu bytes that were taken for requests and not assigned there are given up",
-	            p->destination, (unsigned long long)p->given_up);
-	p->given_up = 0;
-}
-
-static void give_up(struct ksa_pool *p, uint64_t bytes)
-{
-	p->given_up += bytes;
-	p->km->counters.bytes_voided += bytes;
-}
-
-/* Both ends have had their say, or it never got to the other one. */
-static void request_over(struct request *r, bool kept)
-{
-	if (r->failure == ST_OK) {
-		request_succeed(r);
-		return;
-	}
-	if (kept) /* else the next draw skips and counts them */
-		give_up(r->pool, (uint64_t)r->count * r->key_len);
-	void_keys(r->pool, r);
-	request_fail(r, r->failure, failure_text(r->failure));
-}
-
-/* ---- assignment: one message for all that was taken together ------------------------------------------ */
-
-struct batch {
-	struct ksa_pool *pool;
-	struct request *first;
-	struct km_assignment *assignments;
-	uint32_t room;
-	struct km_assign m;
-};
-
-static void batch_answered(enum status s, const void *answer, void *arg)
-{
-	const struct km_assign_answer *a = answer;
-	struct batch *b = arg;
-	struct ksa_pool *p = b->pool;
-	struct request *r, *next;
-
-	if (s == ST_OK)
-		s = a->answer.err.status;
-	if (s == ST_OK && a->count != b->m.count)
-		s = ST_TRANSPORT;
-	if (s == ST_OK && id_equal(&b->m.pool, &b->pool->id))
-		uses_told(&b->pool->uses, b->m.unused_below);
-	DL_FOREACH_SAFE (b->first, r, next) {
-		DL_DELETE(b->first, r);
-		r->assigned = true;
-		if (r->failure == ST_OK)
-			r->failure = s;
-		for (unsigned i = 0; i < r->run_count && r->failure == ST_OK; i++)
-			r->failure = a->results[r->runs[i].assignment];
-		uses_end(&p->uses, &r->use, r->failure == ST_OK);
-		if (r->durable)
-			request_over(r, true);
-	}
-	if (s == ST_NOT_FOUND)
-		ksa_pool_open_again(p, b->m.opening);
-	tell_given_up(p);
-	free(b->assignments);
-	free(b);
-}
-
-/* Adds a run, to the last assignment where it lies behind that: keys that were asked for one by one are
- * mostly taken one behind another. */
-static uint32_t batch_add(struct batch *b, const struct request *r, const struct run *run)
-{
-	struct km_assignment *last = b->m.count > 0 ? &b->assignments[b->m.count - 1] : NULL;
-
-	if (last != NULL && last->key_len == r->key_len && last->source == r->source->name &&
-	    last->destination == r->destination->name &&
-	    last->offset + (uint64_t)last->count * last->key_len == run->offset) {
-		last->count += run->count;
-		return b->m.count - 1;
-	}
-	if (b->m.count == b->room) {
-		b->room = b->room > 0 ? 2 * b->room : 16;
-		b->assignments = xrealloc(b->assignments, b->room * sizeof *b->assignments);
-	}
-	b->assignments[b->m.count] = (struct km_assignment){ .offset = run->offset,
-		                                             .key_len = r->key_len,
-		                                             .count = run->count,
-		                                             .source = r->source->name,
-		                                             .destination = r->destination->name };
-	return b->m.count++;
-}
-
-static void batch_send(struct ksa_pool *p)
-{
-	struct batch *b = xcalloc(1, sizeof *b);
-	struct request *r, *next;
-
-	b->pool = p;
-	DL_FOREACH_SAFE (p->taken, r, next) {
-		if (b->m.count + r->run_count > KM_ASSIGNMENTS_MAX)
-			break;
-		if (b->m.count > 0 && !id_equal(&b->m.pool, &r->draw->pool_id))
-			break;
-		b->m.pool = r->draw->pool_id;
-		if (b->m.count == 0)
-			b->m.trace = r->trace;
-		for (unsigned i = 0; i < r->run_count; i++)
-			r->runs[i].assignment = batch_add(b, r, &r->runs[i]);
-		DL_DELETE(p->taken, r);
-		DL_APPEND(b->first, r);
-		r->unsent = false;
-	}
-	b->m.opening = p->opening;
-	b->m.base = p->base;
-	b->m.expires = env_utc(p->km->env) + p->km->limits.key_lifetime;
-	b->m.assignments = b->assignments;
-	b->m.unused_below = id_equal(&b->m.pool, &p->id) ? uses_unused_below(&p->uses) : 0;
-	km_send(p->km, KM_ASSIGN, p->destination, &b->m, batch_answered, b);
-}
-
-static void flush(void *arg)
-{
-	struct ksa_pool *p = arg;
-
-	p->flush_posted = false;
-	while (p->taken != NULL)
-		batch_send(p);
-}
-
-/* ---- taking the keys: the work ----------------------------------------------------------------------------- */
-
-/* After a commit that failed: the destination may have heard of keys beyond head. */
-static enum status skip_shown(struct ks_txn *t, struct draw *d, const struct ks_pool *before)
-{
-	struct ks_pool after;
-	enum status s;
-
-	if (!id_equal(&d->shown->pool, &d->pool_id))
-		*d->shown = (struct ksa_shown){ .pool = d->pool_id };
-	if (d->shown->up_to <= before->head)
-		return ST_OK;
-	s = ks_void_below(t, &d->pool_id, d->shown->up_to);
-	if (s == ST_OK)
-		s = ks_pool_get(t, &d->pool_id, &after);
-	if (s == ST_OK)
-		d->skipped = after.voided - before->voided;
-	return s;
-}
-
-static uint64_t request_end(const struct request *r)
-{
-	const struct run *last = &r->runs[r->run_count - 1];
-
-	return last->offset + (uint64_t)last->count * r->key_len;
-}
-
-/* Hands out keys to the requests, from *next on. */
-static void hand_out(struct request **next, uint64_t offset, uint32_t keys)
-{
-	while (keys > 0) {
-		struct request *r = *next;
-		uint32_t n = keys < r->count - r->got ? keys : r->count - r->got;
-
-		r->runs[r->run_count++] = (struct run){ .offset = offset, .count = n };
-		r->got += n;
-		keys -= n;
-		offset += (uint64_t)n * r->key_len;
-		if (r->got == r->count)
-			*next = r->next_drawn;
-	}
-}
-
-/* The keys of the requests from *next on that want the same length, into room; *used grows by their bytes. */
-static enum status draw_alike(struct ks_txn *t, struct draw *d, struct request **next, size_t *used)
-{
-	uint32_t key_len = (*next)->key_len;
-	size_t left = 0, len;
-
-	for (struct request *r = *next; r != NULL && r->key_len == key_len; r = r->next_drawn) {
-		r->bytes = d->bytes.bytes + *used + left;
-		r->got = 0;
-		r->run_count = 0;
-		left += (size_t)r->count * key_len;
-	}
-	for (; left > 0; left -= len, *used += len) {
-		uint64_t offset;
-		enum status s = ks_take_into(t, &d->pool_id, key_len, left, key_len, &offset, d->bytes.bytes + *used, &len);
-
-		if (s != ST_OK)
-			return s;
-		hand_out(next, offset, (uint32_t)(len / key_len));
-	}
-	return ST_OK;
-}
-
-static enum status draw_work(struct ks_txn *t, void *arg)
-{
-	struct draw *d = arg;
-	struct request *next = d->requests;
-	struct ks_pool pool;
-	size_t used = 0;
-	enum status s = ks_pool_get(t, &d->pool_id, &pool);
-
-	if (s != ST_OK)
-		return s;
-	d->base = pool.durable;
-	s = skip_shown(t, d, &pool);
-	while (s == ST_OK && next != NULL)
-		s = draw_alike(t, d, &next, &used);
-	if (s == ST_OK)
-		s = ks_pool_get(t, &d->pool_id, &pool);
-	if (s != ST_OK)
-		return s;
-	d->stock = pool.stock;
-	if (d->early)
-		d->shown->up_to = pool.head;
-	return ST_OK;
-}
-
-/* ---- taking the keys: before and after ---------------------------------------------------------------------- */
-
 static void wait_for_keys(struct request *r);
-static void draw_submit(struct ksa_pool *p, struct request *first);
 
-uint64_t ksa_pool_available(const struct ksa_pool *p)
+static void fell_short(struct request *r)
 {
-	uint64_t stock = p->stock + p->settling;
-
-	return stock > p->promised ? stock - p->promised : 0;
+	r->fell_short = true;
+	wait_for_keys(r);
 }
 
-static uint64_t request_len(const struct request *r)
-{
-	return (uint64_t)r->count * r->key_len;
-}
-
-/* The keys are known: they are assigned at the end of this turn, with those of other draws. */
-static void draw_ran(void *arg)
-{
-	struct draw *d = arg;
-	struct ksa_pool *p = d->pool;
-	struct request *r;
-	bool current = id_equal(&d->pool_id, &p->id);
-
-	d->ran = true;
-	p->promised -= d->len;
-	if (current)
-		p->stock = d->stock;
-	if (current && d->base > p->base)
-		p->base = d->base;
-	for (r = d->requests; r != NULL; r = r->next_drawn) {
-		if (current)
-			uses_begin(&p->uses, &r->use, r->runs[0].offset, request_end(r));
-		r->source->waiting--;
-		r->unsent = true;
-		DL_APPEND(p->taken, r);
-	}
-	if (!p->flush_posted) {
-		p->flush_posted = true;
-		env_post(p->km->env, flush, p);
-	}
-	ksa_pool_fill(p);
-}
-
-/* Nothing was taken. Too few for all of them may be enough for some. */
-static void draw_failed(struct draw *d, enum status s)
-{
-	struct ksa_pool *p = d->pool;
-	struct request *r, *next;
-	bool alone = d->requests->next_drawn == NULL;
-
-	p->promised -= d->len;
-	for (r = d->requests; r != NULL; r = next) {
-		next = r->next_drawn;
-		if (s != ST_TOO_FEW_KEYS) {
-			r->source->waiting--;
-			request_fail(r, s, s == ST_STORAGE ? "the key store could not be written" : status_name(s));
-			continue;
-		}
-		leave_draw(r);
-		if (!alone) {
-			draw_submit(p, r);
-			continue;
-		}
-		r->fell_short = true;
-		wait_for_keys(r);
-	}
-}
-
-static void draw_durable(struct draw *d, enum status s)
-{
-	struct request *r, *next;
-
-	for (r = d->requests; r != NULL; r = next) {
-		next = r->next_drawn;
-		r->durable = true;
-		if (s != ST_OK)
-			r->failure = s;
-		if (r->unsent && s != ST_OK) {
-			DL_DELETE(d->pool->taken, r);
-			uses_end(&d->pool->uses, &r->use, false);
-			request_fail(r, s, failure_text(s));
-		} else if (r->assigned) {
-			request_over(r, s == ST_OK);
-		}
-	}
-}
-
-static void drawn(enum status s, void *arg)
-{
-	struct draw *d = arg;
-	struct ksa_pool *p = d->pool;
-
-	if (s == ST_OK && !d->ran)
-		draw_ran(d);
-	if (d->ran)
-		draw_durable(d, s);
-	else
-		draw_failed(d, s);
-	if (s == ST_OK)
-		give_up(p, d->skipped);
-	p->careful = s != ST_OK && (s == ST_STORAGE || p->careful);
-	tell_given_up(p);
-	draw_release(d);
-}
-
-/* Takes the keys of a chain of requests with one work. */
-static void draw_submit(struct ksa_pool *p, struct request *first)
-{
-	struct draw *d = xcalloc(1, sizeof *d);
-	struct request *r;
-
-	*d = (struct draw){ .pool = p, .pool_id = p->id, .shown = &p->shown, .early = !p->careful, .requests = first };
-	d->holds = 1;
-	for (r = first; r != NULL; r = r->next_drawn) {
-		r->draw = d;
-		p->under_way++;
-		d->holds++;
-		d->len += request_len(r);
-	}
-	p->promised += d->len;
-	secret_alloc(&d->bytes, d->len);
-	if (d->early)
-		ks_submit_early(p->km->ks, draw_work, draw_ran, drawn, d);
-	else
-		ks_submit(p->km->ks, draw_work, drawn, d);
-}
-
-/* ---- taking the keys: together ------------------------------------------------------------------------------ */
-
-/*
- * A draw costs two commits and a message, for however many requests. So requests gather until they are most of those
- * that were here at once lately, and have not been answered: under load few go alone, and who comes alone waits for nobody.
- * Where those do not come again, a short time is lost, and then for some draws nobody is waited for.
- */
-
-static void draw_gathered(void *arg)
-{
-	struct ksa_pool *p = arg;
-
-	p->gather_posted = false;
-	if (p->gather_timer != NULL)
-		env_timer_stop(p->km->env, p->gather_timer);
-	p->crowd -= (p->crowd + CROWD_FADES - 1) / CROWD_FADES;
-	if (p->hurried > 0)
-		p->hurried--;
-	while (p->gathered != NULL) {
-		struct request *first = NULL, **last = &first, *r;
-		uint64_t len = 0;
-
-		while ((r = p->gathered) != NULL && (len == 0 || len + request_len(r) <= DRAW_BYTES)) {
-			DL_DELETE(p->gathered, r);
-			p->gathering--;
-			len += request_len(r);
-			*last = r;
-			last = &r->next_drawn;
-		}
-		*last = NULL;
-		p->promised -= len;
-		draw_submit(p, first);
-	}
-}
-
-static void gathered_in_vain(void *arg)
-{
-	struct ksa_pool *p = arg;
-
-	p->crowd = 0;
-	p->hurried = HURRIED_DRAWS;
-	draw_gathered(p);
-}
-
-static void gather(struct request *r)
-{
-	struct ksa_pool *p = r->pool;
-
-	p->promised += request_len(r);
-	DL_APPEND(p->gathered, r);
-	p->gathering++;
-	if (p->hurried == 0 && p->crowd < p->gathering + p->under_way)
-		p->crowd = p->gathering + p->under_way;
-	if (p->gather_posted)
-		return;
-	if (4 * p->gathering >= 3 * p->crowd) { /* at the end of this turn: more may come in it */
-		p->gather_posted = true;
-		env_post(p->km->env, draw_gathered, p);
-		return;
-	}
-	if (p->gathering > 1) /* the timer runs */
-		return;
-	if (p->gather_timer == NULL)
-		p->gather_timer = env_timer_new(p->km->env, gathered_in_vain, p);
-	env_timer_set(p->km->env, p->gather_timer, GATHER_MOST_NS);
-}
+static const struct request_kind of_application = { fell_short, over };
 
 /* ---- waiting for keys ------------------------------------------------------------------------------------------ */
 
@@ -652,7 +107,6 @@ static void dequeue(struct request *r)
 static void fail_waiting(struct request *r, enum status s, const char *text)
 {
 	dequeue(r);
-	r->source->waiting--;
 	request_fail(r, s, text);
 }
 
@@ -704,7 +158,7 @@ void ksa_pool_ready(struct ksa_pool *p)
 		if (p->turn < r->queue->turn)
 			p->turn = r->queue->turn;
 		dequeue(r);
-		gather(r);
+		draw_gather(r);
 	}
 }
 
@@ -739,22 +193,9 @@ void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text)
 
 void ksa_pool_stop(struct ksa_pool *p)
 {
-	static const char text[] = "the key manager is stopping";
-	struct request *r, *next;
-
-	ksa_pool_fail_waiting(p, ST_BUSY, text);
-	DL_FOREACH_SAFE (p->gathered, r, next) {
-		DL_DELETE(p->gathered, r);
-		p->gathering--;
-		request_fail(r, ST_BUSY, text);
-	}
-	DL_FOREACH_SAFE (p->taken, r, next) {
-		if (!r->durable)
-			continue; /* its draw's */
-		DL_DELETE(p->taken, r);
-		uses_end(&p->uses, &r->use, false);
-		request_fail(r, ST_BUSY, text);
-	}
+	ksa_pool_fail_waiting(p, ST_BUSY, "the key manager is stopping");
+	draw_stop(p);
+	ahead_end(p);
 }
 
 /* ---- key request --------------------------------------------------------------------------------------------------- */
@@ -815,6 +256,7 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 	uint32_t count = m->number ? m->number : 1, size = m->size ? m->size : km->limits.default_key_size;
 	uint64_t wait = m->deadline ? m->deadline : km->limits.request_deadline;
 	struct application *source, *destination;
+	struct ksa_pool *pool;
 	struct request *r;
 
 	if (!find_pair(km, from, m->source, m->destination, &source, &destination, reply, arg) ||
@@ -822,27 +264,27 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 		km->counters.requests_refused++;
 		return;
 	}
+	pool = ksa_pool_to(km, destination->km);
 	if (source->waiting >= km->limits.max_waiting_requests) {
 		km->counters.requests_refused++;
 		km_refuse(reply, arg, ST_BUSY, "application %s has %u requests waiting here already: wait for their answers",
 		          source->name, source->waiting);
 		return;
 	}
-	r = xcalloc(1, sizeof *r + count * sizeof r->runs[0]);
-	r->km = km;
-	r->pool = ksa_pool_to(km, destination->km);
+	if (ahead_supplies(pool, source, destination, count, size / 8, &m->trace, reply, arg))
+		return;
+	r = request_new(&of_application, pool, count, size / 8);
 	r->source = source;
 	r->destination = destination;
 	r->trace = m->trace;
-	r->count = count;
-	r->key_len = size / 8;
 	r->priority = m->priority;
 	r->give_up_at = env_mono(km->env) + wait;
 	r->reply = reply;
 	r->arg = arg;
+	r->counted = true;
 	source->waiting++;
-	if (r->pool->open && ksa_pool_available(r->pool) >= request_len(r) && r->pool->waiting == NULL)
-		gather(r);
+	if (pool->open && ksa_pool_available(pool) >= request_len(r) && pool->waiting == NULL)
+		draw_gather(r);
 	else
 		wait_for_keys(r);
 }

@@ -50,6 +50,7 @@ static struct km_limits limits_of(const struct km_conf *c)
 	l.request_deadline = (uint64_t)c->requests.deadline;
 	l.max_request_deadline = (uint64_t)c->requests.max_deadline;
 	l.max_waiting_requests = (uint32_t)c->requests.max_waiting;
+	l.supply_ahead = c->requests.ahead;
 	l.key_lifetime = (uint64_t)c->keys.lifetime;
 	l.data_key_lifetime = (uint64_t)c->store.data_key_lifetime;
 	l.missing_block_grace = (uint64_t)c->missing_block_grace;

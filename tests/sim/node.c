@@ -51,6 +51,8 @@ static void jobs_drop(struct store_job **jobs)
 
 static void commit(void *arg);
 
+enum { SLOW_NS = 100 * 1000 * 1000 };
+
 static void commit_later(struct node *n)
 {
 	n->commit_due = true;
@@ -179,14 +181,16 @@ static void commit(void *arg)
 		fate = COMMIT_DONE;
 	else if (fate != COMMITS_FAIL)
 		n->next_commit = COMMIT_DONE;
-	if (fate == COMMIT_DONE)
+	if (fate == COMMIT_DONE || fate == COMMIT_SLOW)
 		LL_FOREACH (n->batch, j)
 			__real_ks_submit(n->ks, job_work, job_done, j);
 	else
 		__real_ks_submit(n->ks, batch_work, no_report, n);
 	tell_ran(n);
-	if (fate == COMMIT_DONE) {
-		env_virtual_after(n->store_env, (50 + sim_dice(s, 1500)) * NS_PER_US, batch_over, n);
+	if (fate == COMMIT_DONE || fate == COMMIT_SLOW) {
+		uint64_t after = fate == COMMIT_SLOW ? SLOW_NS : (50 + sim_dice(s, 1500)) * NS_PER_US;
+
+		env_virtual_after(n->store_env, after, batch_over, n);
 		return;
 	}
 	sim_say(s, "%s: a commit %s", n->party.name, fate != COMMIT_LOST ? "fails" : "never comes to an end");

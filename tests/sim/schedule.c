@@ -108,6 +108,35 @@ static void kill_controller(struct sim *s)
 	later(s, which, sim_dice(s, 6000), start_controller);
 }
 
+/* An application that goes on asking, so that keys are taken ahead for it; what else goes wrong meanwhile. */
+struct wave {
+	struct sim *s;
+	unsigned a, b, milliseconds;
+};
+
+static void wave(void *arg)
+{
+	struct wave *w = arg;
+
+	for (int i = 0; i < 10; i++)
+		sim_request(w->s, w->a, w->b, 1, 256, 0, NULL);
+	if (w->milliseconds-- > 0)
+		sim_after(w->s, NS_PER_MS, wave, w);
+	else
+		free(w);
+}
+
+static void begin_wave(struct sim *s)
+{
+	struct wave *w = xcalloc(1, sizeof *w);
+
+	w->s = s;
+	w->a = (unsigned)sim_dice(s, s->options.nodes);
+	w->b = (w->a + 1 + (unsigned)sim_dice(s, s->options.nodes - 1)) % s->options.nodes;
+	w->milliseconds = 20 + (unsigned)sim_dice(s, 40);
+	sim_after(s, 0, wave, w);
+}
+
 static void disturb(struct sim *s)
 {
 	switch (sim_dice(s, 6)) {
@@ -137,6 +166,7 @@ unsigned sim_schedule_run(const struct sim_schedule *schedule, struct sim_stats 
 	uint64_t end, pause;
 	struct world *dice = world_new(schedule->seed);
 	unsigned violations;
+	bool waves;
 
 	sim_defaults(&o);
 	o.seed = schedule->seed;
@@ -152,6 +182,7 @@ unsigned sim_schedule_run(const struct sim_schedule *schedule, struct sim_stats 
 	/* where every pair has two ways, so that keys go on */
 	o.limits.shares_required = o.limits.shares == 2 && o.topology == SIM_RING && world_random(dice) % 2;
 	o.block_interval = (20 + world_random(dice) % 150) * NS_PER_MS;
+	waves = world_random(dice) % 2;
 	world_free(dice);
 	s = sim_new(&o);
 	pick_faults(s, &f);
@@ -159,6 +190,9 @@ unsigned sim_schedule_run(const struct sim_schedule *schedule, struct sim_stats 
 	pause = 200 + sim_dice(s, 5000);
 	for (end = world_now(s->world) + schedule->faulty_ns; world_now(s->world) < end;) {
 		sim_run(s, sim_dice(s, 2 * pause) * NS_PER_MS);
+		if (waves && sim_dice(s, 2))
+			begin_wave(s);
+		sim_run(s, waves ? sim_dice(s, 80) * NS_PER_MS : 0);
 		disturb(s);
 	}
 	sim_settle(s);

@@ -69,11 +69,14 @@ struct node *sim_node(struct sim *s, unsigned i);
 bool sim_node_is_up(const struct node *n);
 void sim_kill(struct node *n);
 void sim_start(struct node *n);
-/* What becomes of the next commit of works that are told early: it fails, or it is lost, and the node with it. */
-enum sim_commit { COMMIT_DONE, COMMIT_FAILS, COMMIT_LOST, COMMITS_FAIL /* until told otherwise: a full disk */ };
+/* What becomes of the next commit of works that are told early: it takes 100 ms, it fails, or it is lost, and the node
+ * with it. */
+enum sim_commit { COMMIT_DONE, COMMIT_SLOW, COMMIT_FAILS, COMMIT_LOST, COMMITS_FAIL /* until told otherwise: a full disk */ };
 void sim_next_commit(struct node *n, enum sim_commit fate);
 struct km *sim_core(struct node *n);
 struct ks *sim_store(struct node *n);
+/* Bytes that wait there for applications to fetch them; runs for a moment. */
+uint64_t sim_assigned(struct node *n);
 /* A copy of what its store holds, and such a copy in the place of it: the node is killed, and started again where it
  * was up. The copy is used up. */
 struct kv *sim_store_copy(struct node *n);

@@ -222,3 +222,32 @@ void sim_store_put_back(struct node *n, struct kv *copy)
 	if (was_up)
 		sim_start(n);
 }
+
+/* ---- what waits for applications ------------------------------------------------------------------------------- */
+
+static bool add_assigned(const struct ks_pool *pool, void *arg)
+{
+	*(uint64_t *)arg += pool->assigned;
+	return true;
+}
+
+static enum status assigned_work(struct ks_txn *t, void *arg)
+{
+	ks_pool_each(t, add_assigned, arg);
+	return ST_OK;
+}
+
+static void assigned_looked(enum status s, void *arg)
+{
+	if (s != ST_OK)
+		*(uint64_t *)arg = UINT64_MAX;
+}
+
+uint64_t sim_assigned(struct node *n)
+{
+	uint64_t bytes = 0;
+
+	ks_submit(n->ks, assigned_work, assigned_looked, &bytes);
+	sim_run(n->party.sim, 20 * NS_PER_MS);
+	return bytes;
+}

@@ -118,35 +118,6 @@ static uint32_t say_again(struct sim *s, enum km_message m, const void *message)
 	return result;
 }
 
-/* ---- what waits at the destination for an application ------------------------------------------------------ */
-
-static bool add_assigned(const struct ks_pool *pool, void *arg)
-{
-	*(uint64_t *)arg += pool->assigned;
-	return true;
-}
-
-static enum status assigned_work(struct ks_txn *t, void *arg)
-{
-	ks_pool_each(t, add_assigned, arg);
-	return ST_OK;
-}
-
-static void assigned_looked(enum status s, void *arg)
-{
-	(void)arg;
-	assert_int_equal(s, ST_OK);
-}
-
-static uint64_t assigned_there(struct sim *s)
-{
-	uint64_t bytes = 0;
-
-	ks_submit(sim_store(sim_node(s, 1)), assigned_work, assigned_looked, &bytes);
-	sim_run(s, 20 * NS_PER_MS);
-	return bytes;
-}
-
 /* ---- the source ------------------------------------------------------------------------------------------------- */
 
 /* It has sent the assignment, the destination has made it durable, and the source's own commit is lost. */
@@ -166,7 +137,7 @@ static void source_killed_before_its_commit(void **state)
 			assert_int_equal(ask(s), ST_OK);
 		assert_true(given_up(s) == before || given_up(s) >= before + 64); /* never came, or is void at both ends */
 		sim_run(s, 15 * NS_PER_S);
-		assert_int_equal(assigned_there(s), 0); /* none waits there that nobody was given */
+		assert_int_equal(sim_assigned(sim_node(s, 1)), 0); /* none waits there that nobody was given */
 		end(s);
 	}
 }
@@ -228,7 +199,7 @@ static void assignment_of_an_earlier_life_beside_the_opening(void **state)
 		refused += r.result == ST_NOT_FOUND;
 		assert_int_equal(ask(s), ST_OK);
 		sim_run(s, 15 * NS_PER_S);
-		assert_int_equal(assigned_there(s), 0);
+		assert_int_equal(sim_assigned(sim_node(s, 1)), 0);
 		end(s);
 	}
 	assert_true(assigned > 0 && refused > 0);
@@ -448,21 +419,20 @@ static void assignment_lost_late_or_twice(void **state)
 	}
 }
 
-/* ---- requests that come one by one -------------------------------------------------------------------------------- */
+/* ---- requests that come together ----------------------------------------------------------------------------------- */
 
-enum { MANY = 64, APART_NS = 50 * 1000 };
+enum { MANY = 64 };
 
-/* So many applications' requests, each in a turn of its own. */
-struct trickle {
+struct asked {
 	struct sim *sim;
-	unsigned asked, answered, assignments;
+	unsigned answered, assignments;
 	bool lose; /* the first assignment's answer */
 };
 
 static enum sim_fate count_assignments(struct sim *s, enum km_message m, const char *from, const char *to,
                                        const void *message, void *arg)
 {
-	struct trickle *t = arg;
+	struct asked *t = arg;
 
 	(void)s;
 	(void)from;
@@ -472,27 +442,18 @@ static enum sim_fate count_assignments(struct sim *s, enum km_message m, const c
 	return t->assignments++ == 0 && t->lose ? FATE_DROP_ANSWER : FATE_DELIVER;
 }
 
-static void trickle_answered(const struct km_answer *answer, void *arg)
+static void was_answered(const struct km_answer *answer, void *arg)
 {
-	struct trickle *t = arg;
+	struct asked *t = arg;
 
 	t->answered += answer->err.status == ST_OK;
 }
 
-static void ask_one(struct trickle *t)
+static void ask_one(struct asked *t)
 {
 	const struct km_key_request m = { .source = "app0", .destination = "app1", .number = 1, .size = 256 };
 
-	km_receive(sim_core(sim_node(t->sim, 0)), KM_KEY_REQUEST, "app0", &m, trickle_answered, t);
-}
-
-static void trickle_on(void *arg)
-{
-	struct trickle *t = arg;
-
-	ask_one(t);
-	if (++t->asked < MANY)
-		sim_after(t->sim, APART_NS, trickle_on, t);
+	km_receive(sim_core(sim_node(t->sim, 0)), KM_KEY_REQUEST, "app0", &m, was_answered, t);
 }
 
 static uint64_t works_done(struct sim *s)
@@ -503,28 +464,29 @@ static uint64_t works_done(struct sim *s)
 	return stats.works;
 }
 
-/* Those that come while others are on their way are taken and assigned together. */
-static void requests_gather_behind_others(void **state)
+/* Those of one turn are taken and assigned together. */
+static void requests_of_a_turn_are_one_work(void **state)
 {
 	struct sim *s = pair(400);
-	struct trickle t = { .sim = s };
+	struct asked t = { .sim = s };
 	uint64_t before = works_done(s);
 
 	(void)state;
 	sim_set_hook(s, count_assignments, &t);
-	trickle_on(&t);
-	sim_run(s, 50 * NS_PER_MS);
+	for (int i = 0; i < MANY; i++)
+		ask_one(&t);
+	sim_run(s, 20 * NS_PER_MS);
 	assert_int_equal(t.answered, MANY);
-	assert_in_range(t.assignments, 2, MANY / 4);
-	assert_in_range(works_done(s) - before, 2, MANY / 2);
+	assert_int_equal(t.assignments, 1);
+	assert_in_range(works_done(s) - before, 1, MANY / 4);
 	end(s);
 }
 
-/* But no longer than a moment: an answer that is lost keeps nobody waiting but those that it was for. */
-static void requests_gather_for_a_moment(void **state)
+/* And those of later turns do not wait for them: an answer that is lost keeps nobody waiting but those that it was for. */
+static void requests_do_not_wait_for_others(void **state)
 {
 	struct sim *s = pair(401);
-	struct trickle t = { .sim = s, .lose = true };
+	struct asked t = { .sim = s, .lose = true };
 
 	(void)state;
 	sim_set_hook(s, count_assignments, &t);
@@ -536,61 +498,6 @@ static void requests_gather_for_a_moment(void **state)
 	ask_one(&t);
 	sim_run(s, 20 * NS_PER_MS);
 	assert_int_equal(t.answered, 1);
-	end(s);
-}
-
-static void ask_together(struct trickle *t, unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		ask_one(t);
-	sim_run(t->sim, 20 * NS_PER_MS);
-}
-
-/* Those who were here together are expected again: most of them are taken together, however they come. */
-static void who_was_here_is_waited_for(void **state)
-{
-	struct sim *s = pair(402);
-	struct trickle t = { .sim = s, .asked = MANY / 4 };
-
-	(void)state;
-	sim_set_hook(s, count_assignments, &t);
-	ask_together(&t, MANY);
-	assert_int_equal(t.answered, MANY);
-	assert_int_equal(t.assignments, 1);
-	trickle_on(&t); /* three quarters */
-	sim_run(s, 50 * NS_PER_MS);
-	assert_int_equal(t.answered, MANY + 3 * MANY / 4);
-	assert_in_range(t.assignments, 2, 3);
-	end(s);
-}
-
-/* Whether one more is taken at once. */
-static bool is_taken_at_once(struct trickle *t)
-{
-	bool taken;
-
-	ask_one(t);
-	sim_run(t->sim, NS_PER_US);
-	taken = ksa_pool_to(sim_core(sim_node(t->sim, 0)), "km001")->gathered == NULL;
-	sim_run(t->sim, 20 * NS_PER_MS);
-	return taken;
-}
-
-/* Once; who comes after that, and for a while, waits for nobody, not even behind another. */
-static void who_does_not_come_is_not_waited_for_again(void **state)
-{
-	struct sim *s = pair(403);
-	struct trickle t = { .sim = s };
-
-	(void)state;
-	ask_together(&t, 8);
-	assert_false(is_taken_at_once(&t));
-	for (int i = 0; i < 6; i++) {
-		ask_one(&t);
-		sim_run(s, 100 * NS_PER_US);
-		assert_true(is_taken_at_once(&t));
-	}
-	assert_int_equal(t.answered, 8 + 1 + 12);
 	end(s);
 }
 
@@ -758,10 +665,8 @@ int main(void)
 		cmocka_unit_test(source_killed_as_ranges_become_ready),
 		cmocka_unit_test(destination_killed_around_an_assignment),
 		cmocka_unit_test(assignment_lost_late_or_twice),
-		cmocka_unit_test(requests_gather_behind_others),
-		cmocka_unit_test(requests_gather_for_a_moment),
-		cmocka_unit_test(who_was_here_is_waited_for),
-		cmocka_unit_test(who_does_not_come_is_not_waited_for_again),
+		cmocka_unit_test(requests_of_a_turn_are_one_work),
+		cmocka_unit_test(requests_do_not_wait_for_others),
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 	};

@@ -1,0 +1,251 @@
+/*
+ * km_ahead.c - keys that are taken and assigned before they are asked for.
+ *
+ * Taking keys costs two commits and a message, for however many (km_draw.c), and who asks waits for all of that. So
+ * where an application goes on asking, the KM draws keys for it and its counterpart by itself, and supplies them when
+ * the requests come: no key is any less durable for it. The rest is to lose little where they do not come:
+ *
+ *  - so many are drawn as were asked for in AHEAD_LATELY_NS, and a sixteenth of the stock at most: who asks now and
+ *    then gets none ahead;
+ *  - what is not supplied soon is given up, at both ends, and that is at most one byte in AHEAD_SHARE of what these
+ *    two were supplied with: each key that is supplied earns the right to lose that much;
+ *  - what the destination may have voided (it was lost, the pool was opened again) is not supplied any more.
+ */
+#include <stdlib.h>
+
+#include "draw.h"
+#include "log.h"
+
+enum {
+	AHEAD_LEAST = 8,                        /* keys; for fewer it is not worth it */
+	AHEAD_BYTES = 16 * 1024,                /* of keys for the same two, at most */
+	AHEAD_SHARE = 16,
+	AHEAD_LATELY_NS = 10 * 1000 * 1000,
+	AHEAD_HELD_NS = 100 * 1000 * 1000,      /* at least; and given up before twice that */
+	STOCK_SHARE = 16,
+};
+
+/* Whom they are for. */
+struct ahead_key {
+	struct application *source, *destination;
+	uint64_t key_len;
+};
+
+struct ahead {
+	struct ksa_pool *pool;
+	struct ahead_key key;
+	UT_hash_handle hh;           /* by key */
+	struct request *ready;       /* taken and assigned, in this order */
+	uint32_t ready_keys, coming; /* how many, and how many more are on their way */
+	uint64_t asked_at;           /* monotonic: for the last time */
+	uint64_t since;              /* and for asked keys since then, in the time before for lately */
+	uint32_t asked, lately;
+	uint64_t earned;             /* keys that may be lost, in parts of AHEAD_SHARE */
+	struct env_timer *timer;
+};
+
+/* ---- losing them --------------------------------------------------------------------------------------------- */
+
+static void tell_not_asked_for(struct ksa_pool *p)
+{
+	unsigned held_back;
+
+	if (p->not_asked_for == 0 || !log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
+		return;
+	log_info("KSA pool to %s: %llu bytes that were assigned there ahead of requests, and not asked for, are given up",
+	         p->destination, (unsigned long long)p->not_asked_for);
+	p->not_asked_for = 0;
+}
+
+static void lose(struct ahead *a, uint64_t keys)
+{
+	uint64_t cost = keys * AHEAD_SHARE;
+
+	a->earned -= cost < a->earned ? cost : a->earned;
+}
+
+static void give_up(struct ahead *a, struct request *r)
+{
+	uint32_t left = r->count - r->given;
+
+	DL_DELETE(a->ready, r);
+	a->ready_keys -= left;
+	a->pool->not_asked_for += (uint64_t)left * r->key_len;
+	lose(a, left);
+	draw_give_up(r);
+	request_free(r);
+}
+
+static void give_up_all(struct ahead *a)
+{
+	while (a->ready != NULL)
+		give_up(a, a->ready);
+}
+
+static void ahead_free(struct ahead *a)
+{
+	HASH_DEL(a->pool->aheads, a);
+	env_timer_free(a->pool->km->env, a->timer);
+	free(a);
+}
+
+/* What has been held for long is given up; who has not asked for long is forgotten. */
+static void look(void *arg)
+{
+	struct ahead *a = arg;
+	struct ksa_pool *p = a->pool;
+	uint64_t now = env_mono(p->km->env);
+
+	while (a->ready != NULL && now - a->ready->ready_at >= AHEAD_HELD_NS)
+		give_up(a, a->ready);
+	tell_not_asked_for(p);
+	if (a->ready == NULL && a->coming == 0 && now - a->asked_at >= AHEAD_HELD_NS)
+		ahead_free(a);
+	else
+		env_timer_set(p->km->env, a->timer, AHEAD_HELD_NS);
+}
+
+void ahead_end(struct ksa_pool *p)
+{
+	for (struct ahead *a = p->aheads; a != NULL; a = a->hh.next)
+		give_up_all(a);
+	tell_not_asked_for(p);
+}
+
+void ahead_forget(struct ksa_pool *p)
+{
+	struct ahead *a, *next;
+
+	HASH_ITER (hh, p->aheads, a, next) {
+		struct request *r, *other;
+
+		DL_FOREACH_SAFE (a->ready, r, other)
+			request_free(r);
+		ahead_free(a);
+	}
+}
+
+/* ---- drawing them -------------------------------------------------------------------------------------------- */
+
+static void over(struct request *r, enum status s, const char *text)
+{
+	struct ahead *a = r->ahead;
+	struct ksa_pool *p = a->pool;
+
+	(void)text; /* the bytes are counted and told with those of all requests */
+	a->coming -= r->count;
+	if (s != ST_OK) {
+		lose(a, r->count);
+		request_free(r);
+		return;
+	}
+	r->ready_at = env_mono(p->km->env);
+	DL_APPEND(a->ready, r);
+	a->ready_keys += r->count;
+	if (!p->open || !id_equal(draw_pool_id(r), &p->id)) /* meanwhile */
+		give_up(a, r);
+}
+
+static void fell_short(struct request *r)
+{
+	over(r, ST_TOO_FEW_KEYS, "");
+}
+
+static const struct request_kind own = { fell_short, over };
+
+static uint32_t wanted(const struct ahead *a)
+{
+	uint64_t keys = a->asked > a->lately ? a->asked : a->lately;
+
+	if (keys > a->earned / AHEAD_SHARE)
+		keys = a->earned / AHEAD_SHARE;
+	return keys >= AHEAD_LEAST ? (uint32_t)keys : 0;
+}
+
+/* In halves: one is supplied while the other is drawn. */
+static void draw(struct ahead *a, const struct id *trace)
+{
+	struct ksa_pool *p = a->pool;
+	uint32_t most = wanted(a), there = a->ready_keys + a->coming;
+	struct request *r;
+
+	if (most == 0 || there > most / 2)
+		return;
+	if (!p->open || p->waiting != NULL || p->km->stopping ||
+	    (most - there) * a->key.key_len > ksa_pool_available(p) / STOCK_SHARE)
+		return;
+	r = request_new(&own, p, most - there, (uint32_t)a->key.key_len);
+	r->ahead = a;
+	r->source = a->key.source;
+	r->destination = a->key.destination;
+	r->trace = *trace;
+	a->coming += r->count;
+	draw_alone(r);
+}
+
+/* ---- supplying them ------------------------------------------------------------------------------------------- */
+
+static struct ahead *ahead_for(struct ksa_pool *p, const struct ahead_key *key)
+{
+	struct ahead *a;
+
+	HASH_FIND(hh, p->aheads, key, sizeof *key, a);
+	if (a != NULL)
+		return a;
+	a = xcalloc(1, sizeof *a);
+	a->pool = p;
+	a->key = *key;
+	a->timer = env_timer_new(p->km->env, look, a);
+	env_timer_set(p->km->env, a->timer, AHEAD_HELD_NS);
+	HASH_ADD(hh, p->aheads, key, sizeof a->key, a);
+	return a;
+}
+
+static void note_asked(struct ahead *a, uint32_t count)
+{
+	uint64_t now = env_mono(a->pool->km->env), past = now - a->since;
+	uint64_t most = (uint64_t)AHEAD_SHARE * AHEAD_BYTES / a->key.key_len;
+
+	if (past >= AHEAD_LATELY_NS) {
+		a->lately = past < 2 * AHEAD_LATELY_NS ? a->asked : 0;
+		a->asked = 0;
+		a->since = now;
+	}
+	a->asked_at = now;
+	a->asked += count;
+	a->earned = a->earned + count < most ? a->earned + count : most;
+}
+
+/* The first request that has as many left, and was not held for too long: the timer may be late. */
+static struct request *that_has(const struct ahead *a, uint32_t count)
+{
+	struct request *r;
+
+	DL_FOREACH (a->ready, r)
+		if (r->count - r->given >= count && a->asked_at - r->ready_at < 2 * AHEAD_HELD_NS)
+			return r;
+	return NULL;
+}
+
+bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
+                    uint32_t key_len, const struct id *trace, km_reply reply, void *arg)
+{
+	struct ahead *a;
+	struct request *r;
+
+	if (!p->km->limits.supply_ahead)
+		return false;
+	a = ahead_for(p, &(struct ahead_key){ source, destination, key_len });
+	note_asked(a, count);
+	r = that_has(a, count);
+	if (r != NULL) {
+		a->ready_keys -= count;
+		draw_supply(r, count, reply, arg);
+	}
+	if (r != NULL && r->given == r->count) {
+		DL_DELETE(a->ready, r);
+		request_free(r);
+	}
+	draw(a, trace);
+	return r != NULL;
+}
