@@ -135,6 +135,7 @@ class ControllerAway(Case):
 
     def test_stopped_and_late(self):
         self.up("centralized")
+        self.learns_both_ways()
         self.signal(signal.SIGSTOP)
         self.addCleanup(lambda: self.signal(signal.SIGCONT))
         self.assertEqual(self.answer(), "ok", "the remembered route is taken long before the question times out")
