@@ -7,8 +7,8 @@
  *
  *  - so many are drawn as were asked for in AHEAD_LATELY_NS, and a sixteenth of the stock at most: who asks now and
  *    then gets none ahead;
- *  - what is not supplied soon is given up, at both ends, and that is at most one byte in AHEAD_SHARE of what these
- *    two were supplied with: each key that is supplied earns the right to lose that much;
+ *  - what is not supplied soon is given up, at both ends, and that is at most one key in AHEAD_SHARE of those that
+ *    these two asked for: each earns the right to lose that much;
  *  - what the destination may have voided (it was lost, the pool was opened again) is not supplied any more.
  */
 #include <stdlib.h>
@@ -18,12 +18,14 @@
 
 enum {
 	AHEAD_LEAST = 8,                        /* keys; for fewer it is not worth it */
-	AHEAD_BYTES = 16 * 1024,                /* of keys for the same two, at most */
+	AHEAD_BYTES = 16 * 1024,                /* for the same two, at most */
+	AHEAD_MOST = 512,                       /* keys; however they lie, one message has room for them */
 	AHEAD_SHARE = 16,
 	AHEAD_LATELY_NS = 10 * 1000 * 1000,
 	AHEAD_HELD_NS = 100 * 1000 * 1000,      /* at least; and given up before twice that */
 	STOCK_SHARE = 16,
 };
+_Static_assert((int)AHEAD_MOST <= (int)KM_ASSIGNMENTS_MAX, "a request's keys are assigned with one message");
 
 /* Whom they are for. */
 struct ahead_key {
@@ -201,10 +203,16 @@ static struct ahead *ahead_for(struct ksa_pool *p, const struct ahead_key *key)
 	return a;
 }
 
+static uint64_t earned_most(const struct ahead *a)
+{
+	uint64_t keys = AHEAD_BYTES / a->key.key_len;
+
+	return AHEAD_SHARE * (keys < AHEAD_MOST ? keys : AHEAD_MOST);
+}
+
 static void note_asked(struct ahead *a, uint32_t count)
 {
-	uint64_t now = env_mono(a->pool->km->env), past = now - a->since;
-	uint64_t most = (uint64_t)AHEAD_SHARE * AHEAD_BYTES / a->key.key_len;
+	uint64_t now = env_mono(a->pool->km->env), past = now - a->since, most = earned_most(a);
 
 	if (past >= AHEAD_LATELY_NS) {
 		a->lately = past < 2 * AHEAD_LATELY_NS ? a->asked : 0;
@@ -227,6 +235,18 @@ static struct request *that_has(const struct ahead *a, uint32_t count)
 	return NULL;
 }
 
+static void supply(struct ahead *a, struct request *r, uint32_t count, km_reply reply, void *arg)
+{
+	bool last = r->count - r->given == count;
+
+	a->ready_keys -= count;
+	if (last)
+		DL_DELETE(a->ready, r);
+	draw_supply(r, count, reply, arg);
+	if (last)
+		request_free(r);
+}
+
 bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
                     uint32_t key_len, const struct id *trace, km_reply reply, void *arg)
 {
@@ -238,14 +258,8 @@ bool ahead_supplies(struct ksa_pool *p, struct application *source, struct appli
 	a = ahead_for(p, &(struct ahead_key){ source, destination, key_len });
 	note_asked(a, count);
 	r = that_has(a, count);
-	if (r != NULL) {
-		a->ready_keys -= count;
-		draw_supply(r, count, reply, arg);
-	}
-	if (r != NULL && r->given == r->count) {
-		DL_DELETE(a->ready, r);
-		request_free(r);
-	}
+	if (r != NULL)
+		supply(a, r, count, reply, arg);
 	draw(a, trace);
 	return r != NULL;
 }

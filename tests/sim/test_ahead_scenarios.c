@@ -133,6 +133,22 @@ static void they_are_for_nobody_else(void **state)
 	end(s);
 }
 
+/* Of small keys, too, no more are drawn than a message assigns, wherever they lie. */
+static void no_more_than_a_message_assigns(void **state)
+{
+	struct sim *s = rich_pair(9);
+
+	(void)state;
+	for (int i = 0; i < 100; i++) {
+		for (int n = 0; n < 2; n++)
+			sim_request(s, 0, 1, 100, 64, NS_PER_S, NULL);
+		sim_run(s, NS_PER_MS);
+	}
+	sim_run(s, NS_PER_S);
+	assert_in_range(stats_of(s).bytes_voided, 1, 512 * 8);
+	end(s);
+}
+
 /* What is not asked for is given up soon, no more than a sixteenth, counted, and voided at the destination. */
 static void what_is_not_asked_for_is_given_up(void **state)
 {
@@ -375,6 +391,7 @@ int main(void)
 		cmocka_unit_test(who_goes_on_asking_does_not_wait),
 		cmocka_unit_test(unless_it_is_told_not_to),
 		cmocka_unit_test(they_are_for_nobody_else),
+		cmocka_unit_test(no_more_than_a_message_assigns),
 		cmocka_unit_test(what_is_not_asked_for_is_given_up),
 		cmocka_unit_test(bursts_lose_no_more_than_their_share),
 		cmocka_unit_test(few_for_who_asks_for_few),
