@@ -4,7 +4,9 @@
  */
 #include "endpoint.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
@@ -121,10 +123,23 @@ static void opened(struct rtls_conn *conn)
 	conn_establish(conn);
 }
 
+/* Whether the peer has closed it without a word. */
+static bool is_abandoned(const struct rtls_conn *conn)
+{
+	char byte;
+	ssize_t n = recv(conn->session.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
 static void start(struct rtls_conn *conn)
 {
 	struct err e = { .status = ST_OK };
 
+	if (conn->accepted && !conn->has_turn && is_abandoned(conn)) { /* it is to be nobody's turn */
+		conn_close(conn, "closed by the peer before a handshake");
+		return;
+	}
 	if (!gate_passes(conn))
 		return;
 	switch (session_start(&conn->session, &e)) {

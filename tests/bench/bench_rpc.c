@@ -27,6 +27,7 @@ enum { PROGRAM = 0x20416fff, VERSION = 1, RUNS_MAX = 15, SAMPLES = 20000, REFERE
 
 static int runs = 7;
 static double seconds = 0.5;
+static const uint64_t CONNECT_MOST_NS = 30 * NS_PER_S;
 static struct test_pki *pki;
 
 static uint64_t now_ns(void)
@@ -218,6 +219,14 @@ static void is_up(struct rtls_conn *conn, bool up, void *arg)
 	}
 }
 
+static void check_up(void *arg)
+{
+	const struct load *l = arg;
+
+	if (l->up < l->connections)
+		log_fatal("%u of %u connections after half a minute", l->up, l->connections);
+}
+
 /* Calls per second. The process's memory goes with the process. */
 static const char *client_name = "client";
 
@@ -233,6 +242,7 @@ static double load_tls(uint16_t port, unsigned connections, unsigned in_flight)
 	rtls_watch_conns(l.ep, is_up, &l);
 	for (unsigned i = 0; i < connections; i++)
 		rtls_peer_new(l.ep, &o);
+	env_timer_set(l.env, env_timer_new(l.env, check_up, &l), CONNECT_MOST_NS);
 	env_event_run(l.env);
 	return (double)l.calls / seconds;
 }

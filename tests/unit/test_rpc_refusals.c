@@ -430,6 +430,33 @@ static void one_address_does_not_keep_others_out(void **state)
 	background_stop(&g);
 }
 
+/* Hundreds that come and go without a word: none of them is anybody's turn, not even at the same address. */
+static void who_knocks_and_goes_keeps_nobody_out(void **state)
+{
+	const struct linger at_once = { .l_onoff = 1 };
+	struct background g;
+	struct raw other;
+	struct timespec begun, now;
+
+	(void)state;
+	background_start(&g, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	for (int i = 0; i < 600; i++) {
+		struct raw r;
+
+		raw_connect(&r, &g);
+		setsockopt(r.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+		raw_close(&r);
+	}
+	raw_connect(&other, &g);
+	raw_call(&other, ECHO, NULLPROC, FLAVOR_AUTH_TLS);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	assert_int_equal(other.len, 36);
+	assert_in_range(now.tv_sec - begun.tv_sec, 0, 8); /* else 17: their handshakes, 32 a second */
+	raw_close(&other);
+	background_stop(&g);
+}
+
 /* The number that the next one gets: there may be open ones above it. */
 static unsigned next_descriptor(void)
 {
@@ -902,6 +929,7 @@ int main(void)
 		cmocka_unit_test(silent_connections_do_not_keep_others_out),
 		cmocka_unit_test(one_identity_does_not_keep_others_out),
 		cmocka_unit_test(handshakes_have_a_bounded_rate),
+		cmocka_unit_test(who_knocks_and_goes_keeps_nobody_out),
 		cmocka_unit_test(one_address_does_not_keep_others_out),
 		cmocka_unit_test(without_descriptors_it_waits_and_goes_on),
 		cmocka_unit_test(only_the_right_clients_come_in),
