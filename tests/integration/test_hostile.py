@@ -48,10 +48,11 @@ DENIED = 2  # qkdn_status
 
 class Attacked(Case):
     """Two nodes, one of which is attacked."""
+    SETTINGS = ""
 
     def setUp(self):
         super().setUp()
-        self.lab = Lab(write(self.path("topology.conf"), TWO_NODES), self.path("lab"))
+        self.lab = Lab(write(self.path("topology.conf"), TWO_NODES + self.SETTINGS), self.path("lab"))
         self.addCleanup(self.lab.down)
         self.address = self.lab.env("app1")["QKDN_KM"]
         self.before = self.lab.running()
@@ -509,6 +510,8 @@ class Meanwhile(Attacked):
     turns. Where the machine is busy with other things some tries fail, but not all but one of them; and where it is so busy
     that the key manager waits for a processor most of the time, calm as it is, a try tells nothing of rates."""
 
+    # Not of keys that are taken ahead of requests: none are while somebody has emptied the stock.
+    SETTINGS = 'km_settings = "requests = { ahead = false; };";'
     PHASE, PAIRS, TRIES, LONGEST = 200, 3, 20, 30
     BUSY = 4  # times as long as it runs
 
