@@ -61,21 +61,31 @@ static int run(const struct command *command, int words, int argc, char **argv)
 	return status;
 }
 
-/* A command that is not there, or the first of two words. */
+static bool begins(const struct command *command, int argc, char **argv)
+{
+	bool all;
+
+	return words_matched(command->words, argc, argv, &all) > 0;
+}
+
+/* A command that is not there. Of two words, those that begin with the first one are told, else all. */
 static int not_a_command(const struct command_line *line, int argc, char **argv)
 {
-	const char *separator = "";
-	bool all, begun = false;
+	const char *separator = "", *second = "";
+	bool begun = false;
 
-	fprintf(stderr, "%s: no command \"%s\": ", line->program, argv[1]);
+	for (size_t i = 0; i < line->count; i++)
+		begun |= begins(&line->commands[i], argc, argv);
+	if (begun && argc > 2 && argv[2][0] != '-')
+		second = argv[2];
+	fprintf(stderr, "%s: no command \"%s%s%s\": %s", line->program, argv[1], second[0] != '\0' ? " " : "",
+	        second, begun ? "there is " : "");
 	for (size_t i = 0; i < line->count; i++) {
-		if (words_matched(line->commands[i].words, argc, argv, &all) == 0)
+		if (begun && !begins(&line->commands[i], argc, argv))
 			continue;
-		fprintf(stderr, "%s\"%s\"", begun ? " or " : "there is ", line->commands[i].words);
-		begun = true;
+		fprintf(stderr, begun ? "%s\"%s\"" : "%s%s", separator, line->commands[i].words);
+		separator = begun ? " or " : ", ";
 	}
-	for (size_t i = 0; i < line->count && !begun; i++, separator = ", ")
-		fprintf(stderr, "%s%s", separator, line->commands[i].words);
 	fputc('\n', stderr);
 	return 1;
 }

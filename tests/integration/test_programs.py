@@ -62,7 +62,14 @@ class Programs(Case):
                     done = run(name, *command.split(), "--nonsense", check=False)
                     self.assertEqual(done.returncode, 1)
                     self.assertIn(f"{name} {command}", done.stderr)
-        self.assertIn('there is "km change-master-key" or "km status"', run("qkdnctl", "km", check=False).stderr)
+        self.assertEqual(run("qkdnctl", "km", check=False).stderr,
+                         'qkdnctl: no command "km": there is "km change-master-key" or "km status"\n')
+        self.assertEqual(run("qkdnctl", "pool", "show", check=False).stderr,
+                         'qkdnctl: no command "pool show": there is "pool list"\n')
+        for words in ("km", "status"), ("topology", "show"):  # not another daemon's answer for that of the node
+            done = run("qkdnctl", *words, "--node", "alice", check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn("--node is of a lab", done.stderr)
         for words, told in ((("--disjoint", "4294967297", "a", "b"), "give a number from 1 to 8"),
                             (("a", ""), "'' is no name of a node"), (("a", "b" * 65), "is no name of a node"),
                             (("a", "b", "c"), "unexpected argument 'c'"), (("a",), "name two nodes")):
@@ -81,6 +88,22 @@ class Programs(Case):
             self.assertIn("is no reference point; there are " + ", ".join(sorted(points)), done.stderr)
         self.assertIn("Key request", run("qkdnctl", "trace", "--only", ",".join(points), ladder).stdout)
         self.assertEqual(run("qkdnctl", "trace", "--only", "Mk", ladder).stdout, "no messages\n")
+
+    def test_traces_that_are_listed(self):
+        """Only those with a message at the reference points, and as what went over them says."""
+        ladder = os.path.join(TOP, "tests/golden/ladder/refused")
+        for only, told in (("Kx-1", []), ("Ak,Kx-1", ["Ak    app/app1 -> km/alice  Key request  too-few-keys"]),
+                           ("Kq-1", ["Kq-1  module/alice-1 -> km/alice  Key supply  ok"])):
+            listed = run("qkdnctl", "trace", "--list", "--only", only, ladder).stdout.splitlines()
+            self.assertEqual([line.split("  ", 2)[2] for line in listed], told)
+
+    def test_one_answer_each(self):
+        """Options of qkdnctl trace of which one would be forgotten."""
+        for words in (("--all", "--list"), ("--list", "--trace", "0" * 8 + "-0000" * 3 + "-" + "0" * 12), ("--json", "--lines"),
+                      ("--json", "--svg", "-"), ("--list", "--svg", "-"), ("--list", "--lines"), ("--all", "--svg", "-")):
+            done = run("qkdnctl", "trace", *words, os.path.join(TOP, "tests/golden/ladder/refused"), check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""), words)
+            self.assertIn(words[0], done.stderr)
 
     def test_the_manual_pages_know_the_options(self):
         for name in programs():

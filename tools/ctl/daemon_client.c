@@ -58,6 +58,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPTION_JSON:
 		o->json = true;
 		return 0;
+	case ARGP_KEY_END:
+		if (o->node != NULL && o->lab == NULL)
+			argp_error(state, "--node is of a lab: name its folder with --lab");
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}

@@ -110,12 +110,14 @@ static void order_messages(struct ladder *l, const struct trace_log *log, struct
 
 /* ---- which reference points ------------------------------------------------------------------- */
 
-static bool is_listed(const char *list, const char *word)
+bool ladder_shows(const char *only, const char *point)
 {
-	size_t len = strlen(word);
+	size_t len = strlen(point);
 
-	for (const char *p = list; *p != '\0'; p += strcspn(p, ","), p += *p == ',')
-		if (strncmp(p, word, len) == 0 && (p[len] == ',' || p[len] == '\0'))
+	if (only == NULL)
+		return true;
+	for (const char *p = only; *p != '\0'; p += strcspn(p, ","), p += *p == ',')
+		if (strncmp(p, point, len) == 0 && (p[len] == ',' || p[len] == '\0'))
 			return true;
 	return false;
 }
@@ -125,7 +127,7 @@ static void leave_out(struct ladder *l, const char *only)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < l->message_count; i++)
-		if (is_listed(only, l->messages[i].seen->point))
+		if (ladder_shows(only, l->messages[i].seen->point))
 			l->messages[kept++] = l->messages[i];
 	l->message_count = kept;
 }
@@ -347,8 +349,7 @@ void ladder_build(struct ladder *l, const struct trace_log *log, const struct tr
 	chain_observers(nodes, count);
 	order_messages(l, log, nodes, count);
 	free(nodes);
-	if (only != NULL)
-		leave_out(l, only);
+	leave_out(l, only);
 	order_actors(l);
 }
 

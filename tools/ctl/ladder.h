@@ -33,8 +33,11 @@ struct ladder {
 	size_t message_count;
 };
 
-/* The ladder of the traces in set. only names the reference points to show, separated by commas
- * ("Ak,Kx-2"); NULL shows all. The ladder refers to the log. The caller frees. */
+/* Whether the reference points to show, separated by commas ("Ak,Kx-2"), name that one; NULL shows all. */
+bool ladder_shows(const char *only, const char *point);
+
+/* The ladder of the traces in set, at the reference points that only shows. It refers to the log; the caller
+ * frees. */
 void ladder_build(struct ladder *l, const struct trace_log *log, const struct trace_set *set,
                   const char *only);
 void ladder_free(struct ladder *l);

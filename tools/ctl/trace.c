@@ -75,6 +75,19 @@ static void check_points(const char *list, struct argp_state *state)
 	free(copy);
 }
 
+/* Which traces, and in which form: one answer each. */
+static void check_together(const struct arguments *a, struct argp_state *state)
+{
+	if (a->all + a->list + (a->wanted.count > 0) > 1)
+		argp_error(state, "--all, --list and --trace: give one of them");
+	if (a->json + a->lines + (a->svg != NULL) > 1)
+		argp_error(state, "--json, --lines and --svg: give one of them");
+	if (a->list && (a->lines || a->svg != NULL))
+		argp_error(state, "--list prints a line a trace, or --json: leave out --lines and --svg");
+	if (a->all && a->svg != NULL)
+		argp_error(state, "--svg draws one ladder: name its traces with --trace instead of --all");
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -118,6 +131,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_NO_ARGS:
 		argp_error(state, "name the folder with the trace files");
+		return 0;
+	case ARGP_KEY_END:
+		check_together(a, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -243,20 +259,20 @@ static int show_all(const struct trace_log *log, const struct arguments *a)
 	return 0;
 }
 
-/* The first line of a trace, how many there are and the last status that is not "ok". */
+/* The first line of a trace at the reference points that are shown, and the last status that is not "ok". */
 struct summary {
-	const struct trace_event *first;
-	size_t lines;
+	const struct trace_event *first; /* NULL: nothing of it is shown */
 	const char *status;
 };
 
-static void summarize(struct summary *s, const struct trace *trace)
+static void summarize(struct summary *s, const struct trace *trace, const char *only)
 {
-	memset(s, 0, sizeof *s);
-	s->status = "ok";
-	s->first = trace->first;
+	*s = (struct summary){ .status = "ok" };
 	for (const struct trace_event *event = trace->first; event != NULL; event = event->next) {
-		s->lines++;
+		if (!ladder_shows(only, event->point))
+			continue;
+		if (s->first == NULL)
+			s->first = event;
 		if (strcmp(event->status, "-") != 0 && strcmp(event->status, "ok") != 0)
 			s->status = event->status;
 	}
@@ -281,7 +297,9 @@ static int show_list(const struct trace_log *log, const struct arguments *a)
 		char id[ID_TEXT_LEN], when[64];
 		struct summary s;
 
-		summarize(&s, trace);
+		summarize(&s, trace, a->only);
+		if (s.first == NULL)
+			continue;
 		id_format(&trace->id, id);
 		format_time(s.first->utc_ns, when, sizeof when);
 		if (a->json)
@@ -330,11 +348,7 @@ int ctl_trace(int argc, char **argv)
 	int status;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
-	if (a.all && (a.svg != NULL || a.wanted.count > 0)) {
-		fputs("qkdnctl: --all prints every trace: leave out --svg and --trace, or name one with --trace\n",
-		      stderr);
-		status = 1;
-	} else if (trace_log_read(&log, a.dir, &e) != ST_OK) {
+	if (trace_log_read(&log, a.dir, &e) != ST_OK) {
 		status = command_fail(&e);
 	} else {
 		if (log.malformed > 0)
