@@ -175,6 +175,14 @@ struct call {
 	uint64_t timeout_ns;
 };
 
+/* There is no connection: whatever kept it from being opened, the call was not carried out. */
+static enum status not_sent(struct err *e)
+{
+	if (e->status == ST_TRANSPORT || e->status == ST_TIMED_OUT)
+		e->status = ST_PEER_UNREACHABLE;
+	return e->status;
+}
+
 static enum status try_call(struct ak_client *c, const struct call *call, struct err *e)
 {
 	const struct timeval timeout = { .tv_sec = (time_t)(call->timeout_ns / NS_PER_S),
@@ -183,7 +191,7 @@ static enum status try_call(struct ak_client *c, const struct call *call, struct
 	enum status status = ST_OK;
 
 	if (conn == NULL)
-		return e->status;
+		return not_sent(e);
 	if (clnt_call(conn->rpc, call->procedure, call->xdr_args, call->args, call->xdr_result, call->result,
 	              timeout) != RPC_SUCCESS)
 		status = rtls_channel_error(conn->rpc, e);

@@ -482,6 +482,8 @@ static enum status confirm(struct rtls_channel *ch, const struct rtls_peer_optio
 	              (xdrproc_t)(void (*)(void))xdr_void, NULL, timeout) != RPC_SUCCESS)
 		s = rtls_channel_error(client, e);
 	clnt_destroy(client);
+	if (s == ST_PEER_UNREACHABLE) /* it was reached, and hung up */
+		return ST_TRANSPORT;
 	return s == ST_UNSUPPORTED ? ST_OK : s;
 }
 

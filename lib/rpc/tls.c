@@ -77,10 +77,16 @@ static enum io_result refused(struct err *e, long verified)
 	return IO_FAILED;
 }
 
-/* What the peer said that it does not like: mostly our certificate. */
+/* What the peer said that it does not like: mostly our certificate, and what may help then. */
 static enum io_result told(struct err *e, int alert)
 {
-	err_set(e, ST_TRANSPORT, "TLS: refused by the peer: %s", SSL_alert_desc_string_long(alert));
+	const char *advice = "";
+
+	if (alert == SSL_AD_CERTIFICATE_EXPIRED || alert == SSL_AD_CERTIFICATE_REVOKED)
+		advice = ": this end's certificate: issue a new one";
+	else if (alert == SSL_AD_UNKNOWN_CA)
+		advice = ": this end's certificate is of an authority that it does not trust";
+	err_set(e, ST_TRANSPORT, "TLS: refused by the peer: %s%s", SSL_alert_desc_string_long(alert), advice);
 	return IO_FAILED;
 }
 

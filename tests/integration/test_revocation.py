@@ -52,6 +52,11 @@ class Revocation(Case):
         self.assertFalse(is_let_in(self.address, self.pki + "/spy"))
         self.assertTrue(eventually(lambda: "certificate revoked" in self.log("alice")))
         self.assertIn("app/spy ends: its certificate was revoked", self.log("alice"))
+        done = self.lab.exec("app1", program("qkdn-keyreq"), "status", "--to", "app2", "--certificate", self.pki + "/spy.crt",
+                             "--private-key", self.pki + "/spy.key", check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("certificate revoked: this end's certificate: issue a new one", done.stderr)
+        self.assertNotIn("is the key manager running", done.stderr)
         self.assertEqual(good.ask(PROGRAMS["ak"], 0), ("accepted", 0))
         keys = self.lab.get("app1", "app2", 2)
         self.assertEqual(self.lab.get_by_id("app2", "app1", keys), keys)
@@ -79,6 +84,9 @@ class Revocation(Case):
         done = run("qkdn-pki", "revoke", self.pki, self.path("other", "app1.crt"), check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("not of this authority", done.stderr)
+        done = run("qkdn-pki", "revoke", self.pki, self.path(self.pki, "ca.crt"), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("is the authority itself", done.stderr)
 
     def with_list_refused(self, text):
         """On SIGHUP the daemon goes on with what it had; the start of one fails."""

@@ -322,6 +322,7 @@ static void time_out_is_one_calls_own(void **state)
 
 static void a_restarted_km_is_found_again(void **state)
 {
+	struct test_pki *other = test_pki_new();
 	struct qkdn_request request = { .destination = "app2" };
 	struct qkdn_client *client = connect_app();
 	uint16_t port = fake_ksa_port(ksa);
@@ -334,6 +335,11 @@ static void a_restarted_km_is_found_again(void **state)
 	fake_ksa_stop(ksa);
 	assert_int_equal(qkdn_get_keys(client, &request, &keys, &error), QKDN_PEER_UNREACHABLE);
 	assert_null(keys);
+	/* another one in its place is told no request, so that no key can be lost */
+	ksa = fake_ksa_start(other, "alice", port);
+	assert_int_equal(qkdn_get_keys(client, &request, &keys, &error), QKDN_PEER_UNREACHABLE);
+	assert_non_null(strstr(error.text, "authority that is not trusted"));
+	fake_ksa_stop(ksa);
 	ksa = fake_ksa_start(pki, "alice", port);
 	if (qkdn_get_keys(client, &request, &keys, &error) != QKDN_OK)
 		fail_msg("%s", error.text);
@@ -345,6 +351,7 @@ static void a_restarted_km_is_found_again(void **state)
 		fail_msg("%s", error.text);
 	qkdn_keys_free(keys);
 	qkdn_close(client);
+	test_pki_free(other);
 }
 
 static size_t lines_with(const char *path, const char *word)

@@ -66,6 +66,9 @@ static enum status add(X509_CRL *list, const struct ca *ca, const char *path, AS
 		return s;
 	if (X509_verify(x, X509_get0_pubkey(ca->certificate)) != 1)
 		s = err_set(e, ST_BAD_REQUEST, "%s is not of this authority: its own has to revoke it", path);
+	else if (X509_cmp(x, ca->certificate) == 0)
+		s = err_set(e, ST_BAD_REQUEST, "%s is the authority itself: take it away from all that trust it",
+		            path);
 	else if (X509_CRL_get0_by_cert(list, &there, x) != 1 && !add_entry(list, x, now))
 		s = failed(e, path);
 	X509_free(x);
