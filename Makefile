@@ -2,6 +2,7 @@
 #
 #   make              every program and library, into build/bin and build/lib
 #   make check        every test        make demo     three nodes and a key
+#   make tests        builds the tests, for `tests/run FILE` of one of them
 #   make check-thread, check-valgrind   the tests under ThreadSanitizer, under valgrind's memcheck
 #   make fuzz, soak   a minute of each fuzzer; hours of faults at random      make lint   compilers' and cppcheck's warnings
 #   make install      DESTDIR=… prefix=…
@@ -355,6 +356,9 @@ PLAIN := $(BOTH) $(filter-out $(SANITIZED),$(INTEGRATION))
 # A second build takes all cores, unless make was told of more jobs than one.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
 
+# Everything that tests/run needs to run any of them.
+tests: all $(UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(SIM_TESTS)
+
 sanitized: $(SANITIZED_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) all
 
 check: all $(PLAIN_UNITS:%=$(BUILD)/tests/unit/test_%) $(TEST_PROGRAMS:%=$(BUILD)/tests/bin/%) $(SIM_TESTS)
@@ -453,7 +457,7 @@ check-large: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: FORCE all bench programs install sanitized check check-unit check-sim check-thread check-valgrind fuzz lint soak demo print-programs clean
+.PHONY: FORCE all bench programs install tests sanitized check check-unit check-sim check-thread check-valgrind fuzz lint soak demo print-programs clean
 .DELETE_ON_ERROR:
 -include $(OBJECTS_lib:.o=.d) $(OBJECTS_client:.o=.d) $(OBJECTS_programs:.o=.d) $(wildcard $(BUILD)/tests/*/*.d)
 

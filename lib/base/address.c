@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { HOST_MAX = 253 }; /* of a DNS name (RFC 1035) */
+
 static bool is_of(int family, const char *text)
 {
 	struct in6_addr room;
@@ -52,7 +54,7 @@ bool address_split(const char *address, char **host, uint16_t *port)
 		}
 		ok = copy[0] != '\0' && strpbrk(copy, " \t/[]") == NULL;
 	}
-	if (!ok || (port_text != NULL && !parse_port(port_text, port))) {
+	if (!ok || strlen(copy) > HOST_MAX || (port_text != NULL && !parse_port(port_text, port))) {
 		free(copy);
 		return false;
 	}

@@ -28,7 +28,7 @@ static enum status read_key(const char *path, struct secret *key, struct err *e)
 	if (access(path, F_OK) != 0 && errno == ENOENT)
 		return err_set(e, ST_CONFIGURATION,
 			       "%s: there is no such file: a store opens with the master key alone that it was made with or last "
-			       "changed to; qkdn-pki(1) makes a fresh one",
+			       "changed to; qkdn-pki(8) makes a fresh one",
 			       path);
 	s = file_read_secret(path, SEAL_KEY_LEN, key, e);
 	if (s != ST_OK || key->len == SEAL_KEY_LEN)

@@ -119,7 +119,7 @@ class Keyreq(WithKsa):
                 (("get", "--to", "app2", "-s", "12"), 1, "multiple of 8"),
                 (("get", "--to", "app2", "--reveal", "--out", "x"), 1, "one of them"),
                 (("get-by-id", "--from", "app1", "x"), 1, "not a key ID"),
-                (("get-by-id", "--from", "app1"), 1, "at least one key ID"),
+                (("get-by-id", "--from", "app1"), 1, "no key ID: name at least one"),
                 (("frobnicate",), 1, "frobnicate")):
             with self.subTest(words=words):
                 done = self.keyreq(*words, status=status)

@@ -80,7 +80,8 @@ class Pki(Case):
                 (["km", "../alice"], "give 1 to 64"),
                 (["km", "alice", "--dns", "*.lab"], "wildcards"),
                 (["km", "alice", "--ip", "300.0.0.1"], "no IP address"),
-                (["km", "alice", "--days", "0"], "days"),
+                (["km", "alice", "--days", "0"], "number of days from 1 to 36500"),
+                (["km", "alice", "--days", "36501"], "number of days from 1 to 36500"),
                 (["km"], "DIR, ROLE and NAME")):
             done = run("qkdn-pki", "issue", self.pki, *words, check=False)
             self.assertEqual(done.returncode, 1, words)

@@ -311,7 +311,8 @@ static void freed_secrets_come_back_zeroed(void **state)
 
 static void addresses_split(void **state)
 {
-	static const struct {
+	char longest[1 + 253 + 1] = ""; /* but for its first letter it is short enough for a name */
+	const struct {
 		const char *text, *host;
 		uint16_t port;
 	} cases[] = {
@@ -333,9 +334,12 @@ static void addresses_split(void **state)
 		{ "[km]:7", NULL, 0 },
 		{ "a:b:c", NULL, 0 },
 		{ "km:-1", NULL, 0 },
+		{ longest + 1, longest + 1, 0 },
+		{ longest, NULL, 0 },
 	};
 
 	(void)state;
+	memset(longest, 'a', sizeof longest - 1);
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		char *host = NULL;
 		uint16_t port;

@@ -269,7 +269,7 @@ static error_t parse_from(int key, char *arg, struct argp_state *state)
 		if (a->from == NULL)
 			argp_error(state, "--from APP is missing: name the application that requested the keys");
 		if (a->id_count == 0)
-			argp_error(state, "name at least one key ID, or - to read them from standard input");
+			argp_error(state, "no key ID: name at least one, or - to read them from standard input");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -25,13 +25,16 @@ struct init {
 	int days;
 };
 
+enum { DAYS_MAX = 36500 };
+
 static int parse_days(struct argp_state *state, const char *text)
 {
 	char *rest;
 	long days = strtol(text, &rest, 10);
 
-	if (*text == '\0' || *rest != '\0' || days == 0 || days < -36500 || days > 36500)
-		argp_error(state, "--days: '%s' is not a number of days other than 0", text);
+	if (*text == '\0' || *rest != '\0' || days == 0 || days < -DAYS_MAX || days > DAYS_MAX)
+		argp_error(state, "--days %s: write a number of days from 1 to %d, or a negative one for what is over",
+		           text, DAYS_MAX);
 	return (int)days;
 }
 
