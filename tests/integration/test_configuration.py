@@ -94,7 +94,9 @@ class KeyManager(WithPki):
     def setUp(self):
         super().setUp()
         run("qkdn-pki", "master-key", self.path("pki", "master.key"))
-        self.good = example_of("qkdn-kmd.conf.5").replace("/var/lib/qkdn/km", self.path("pki"))
+        self.good = example_of("qkdn-kmd.conf.5")
+        for folder in "/var/lib/qkdn/km-secrets", "/var/lib/qkdn/km":
+            self.good = self.good.replace(folder, self.path("pki"))
 
     def check(self, text, config=("pki", "kmd.conf")):
         with open(self.path(*config), "w") as f:
