@@ -38,7 +38,7 @@ size_t chunk_encode(const struct chunk *c, uint8_t *room)
 	return (size_t)(p - room);
 }
 
-bool chunk_decode(const uint8_t *plain, size_t len, uint64_t *present, uint8_t *bytes)
+static bool chunk_decode(const uint8_t *plain, size_t len, uint64_t *present, uint8_t *bytes)
 {
 	size_t extents = len >= 2 ? (size_t)get_be(plain, 2) : SIZE_MAX;
 	const uint8_t *p, *end = plain + len;

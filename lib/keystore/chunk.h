@@ -77,7 +77,6 @@ unsigned bits_next_clear(const uint64_t *bits, unsigned from, unsigned to); /* l
 /* Size and form of a sealed chunk's plaintext; room is CHUNK_PLAIN_MAX. */
 enum { CHUNK_PLAIN_MAX = 2 + 4 * (CHUNK_BYTES / 2 + 1) + CHUNK_BYTES };
 size_t chunk_encode(const struct chunk *c, uint8_t *room);
-MUST_CHECK bool chunk_decode(const uint8_t *plain, size_t len, uint64_t *present, uint8_t *bytes);
 
 MUST_CHECK enum status chunks_flush(struct ks_txn *t); /* all that differ, into the database */
 void chunk_drop(struct ks *ks, struct chunk *c);       /* out of the cache; wipes */

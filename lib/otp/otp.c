@@ -1,4 +1,4 @@
-/* otp.c - pad and shares by XOR, tags by OpenSSL's Poly1305. */
+/* otp.c - the pad by XOR, tags by OpenSSL's Poly1305. */
 #include "otp.h"
 
 #include <openssl/evp.h>
@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "log.h"
+#include "secret.h"
 
 void otp_xor(uint8_t *to, const uint8_t *a, const uint8_t *pad, size_t len)
 {
@@ -22,14 +23,6 @@ void otp_xor(uint8_t *to, const uint8_t *a, const uint8_t *pad, size_t len)
 	}
 	for (; i < len; i++)
 		to[i] = a[i] ^ pad[i];
-}
-
-enum status otp_apply(struct secret *text, const struct secret *pad)
-{
-	if (text->len != pad->len)
-		return ST_BAD_REQUEST;
-	otp_xor(text->bytes, text->bytes, pad->bytes, text->len);
-	return ST_OK;
 }
 
 /* The algorithm is looked up once: the look-up costs more than a short tag. */
@@ -98,18 +91,4 @@ void otp_poly1305(const uint8_t key[OTP_MAC_KEY_LEN], const void *bytes, size_t 
 bool otp_tag_equal(const uint8_t a[OTP_TAG_LEN], const uint8_t b[OTP_TAG_LEN])
 {
 	return secret_bytes_equal(a, b, OTP_TAG_LEN);
-}
-
-void otp_split(uint8_t *const shares[], size_t count, const uint8_t *secret, size_t len)
-{
-	memmove(shares[0], secret, len);
-	for (size_t i = 1; i < count; i++)
-		otp_xor(shares[0], shares[0], shares[i], len);
-}
-
-void otp_join(uint8_t *secret, const uint8_t *const shares[], size_t count, size_t len)
-{
-	memmove(secret, shares[0], len);
-	for (size_t i = 1; i < count; i++)
-		otp_xor(secret, secret, shares[i], len);
 }

@@ -1,6 +1,6 @@
 /*
- * otp.h - what makes Kx-1 secure in the information-theoretic sense: the one-time pad, the one-time
- * message authentication code, and n-of-n shares for relays over disjoint paths.
+ * otp.h - what makes Kx-1 secure in the information-theoretic sense: the one-time pad and the one-time
+ * message authentication code.
  *
  * Pure functions: nothing here draws randomness, remembers, or knows where a pad came from. That a
  * pad and a MAC key are used once is the key store's affair: it makes them durable as spent before
@@ -10,8 +10,6 @@
 #define QKDN_OTP_H
 
 #include "base.h"
-#include "secret.h"
-#include "status.h"
 
 enum { OTP_MAC_KEY_LEN = 32, OTP_TAG_LEN = 16 };
 
@@ -19,10 +17,6 @@ enum { OTP_MAC_KEY_LEN = 32, OTP_TAG_LEN = 16 };
 
 /* to = a XOR pad, len bytes each. to may be a or pad itself; other overlaps are not allowed. */
 void otp_xor(uint8_t *to, const uint8_t *a, const uint8_t *pad, size_t len);
-
-/* The same in place and checked: ST_BAD_REQUEST, with nothing changed, unless the pad is as long as
- * the text. A pad that is too short is never repeated, one that is too long never cut in silence. */
-MUST_CHECK enum status otp_apply(struct secret *text, const struct secret *pad);
 
 /* ---- the tag ---------------------------------------------------------------------------- */
 
@@ -47,15 +41,5 @@ MUST_CHECK bool otp_tag_equal(const uint8_t a[OTP_TAG_LEN], const uint8_t b[OTP_
 /* Bare Poly1305 over one string, without the length: what the RFC's vectors test. */
 void otp_poly1305(const uint8_t key[OTP_MAC_KEY_LEN], const void *bytes, size_t len,
                   uint8_t tag[OTP_TAG_LEN]);
-
-/* ---- shares ----------------------------------------------------------------------------- */
-
-/*
- * A secret of len bytes as the XOR of count shares, all of which are needed: any count - 1 of them
- * are uniformly random. The caller has filled shares[1] to shares[count - 1] with fresh random bytes
- * of the approved source; shares[0] is computed. count is at least 1 (then the share is the secret).
- */
-void otp_split(uint8_t *const shares[], size_t count, const uint8_t *secret, size_t len);
-void otp_join(uint8_t *secret, const uint8_t *const shares[], size_t count, size_t len);
 
 #endif

@@ -167,14 +167,6 @@ void lsdb_store(struct lsdb *db, const struct ls_record *r, uint64_t now)
 	edition_of(&e->record, &e->edition);
 }
 
-void lsdb_remove(struct lsdb *db, const char *km)
-{
-	struct entry *e = find(db, km);
-
-	if (e != NULL)
-		entry_free(db, e);
-}
-
 bool lsdb_get(const struct lsdb *db, const char *km, uint64_t now, struct ls_record *r)
 {
 	const struct entry *e = find(db, km);

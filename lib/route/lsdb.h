@@ -58,7 +58,6 @@ MUST_CHECK bool lsdb_wants(const struct lsdb *db, const struct ls_edition *e);
 
 /* Copies r in place of what was there. now is monotonic, as everywhere here. */
 void lsdb_store(struct lsdb *db, const struct ls_record *r, uint64_t now);
-void lsdb_remove(struct lsdb *db, const char *km);
 
 /* A view of the record with its age as it is now, valid until the database changes. */
 MUST_CHECK bool lsdb_get(const struct lsdb *db, const char *km, uint64_t now, struct ls_record *r);

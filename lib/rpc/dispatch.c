@@ -299,11 +299,6 @@ void *rtls_context(struct svc_req *rq)
 	return request_of(rq->rq_xprt)->program->context;
 }
 
-struct rtls_conn *rtls_request_conn(struct svc_req *rq)
-{
-	return request_of(rq->rq_xprt)->conn;
-}
-
 const struct rtls_identity *rtls_caller(struct svc_req *rq)
 {
 	return &request_of(rq->rq_xprt)->conn->session.peer.identity;

@@ -120,7 +120,6 @@ MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, st
  * a handler that will return TRUE zeroes it first. A handler that returns FALSE without having called
  * rtls_defer is answered for with SYSTEM_ERR. */
 void *rtls_context(struct svc_req *rq);
-struct rtls_conn *rtls_request_conn(struct svc_req *rq);
 const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the handler returns */
 
 /* Every foo_1_freeresult that rpcgen leaves to us is `return rtls_freeresult(xprt, xdr, result);`: wipes and

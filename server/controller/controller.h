@@ -168,7 +168,6 @@ MUST_CHECK enum status controller_relay_result(struct controller *c, const struc
 
 void controller_neighbour_up(struct controller *c, const char *neighbour);
 void controller_neighbour_down(struct controller *c, const char *neighbour);
-bool controller_is_neighbour(const struct controller *c, const char *name);
 
 /* Fills wanted with the KMs whose record should be sent here, pointing into editions; room for count. */
 MUST_CHECK enum status controller_summary(struct controller *c, const char *neighbour,

@@ -361,11 +361,6 @@ static struct neighbour *find_neighbour(const struct controller *c, const char *
 	return n;
 }
 
-bool controller_is_neighbour(const struct controller *c, const char *name)
-{
-	return find_neighbour(c, name) != NULL;
-}
-
 enum status controller_link_states(struct controller *c, const char *neighbour,
                                    const struct ls_record *records, size_t count, struct ls_record *newer,
                                    size_t *newer_count)

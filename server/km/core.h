@@ -391,7 +391,6 @@ struct transit_plan {
 	const struct link *in;
 	uint32_t pad_count;
 	const struct km_pad *pads;
-	uint64_t unused_below;
 	const struct km_relay *message; /* FROM_RELAY */
 	void (*drop)(void *arg); /* frees done's arg where the KM ends before; NULL: it is another's */
 };
@@ -564,7 +563,6 @@ void make_verified_ready(struct km *km); /* submits the works for what was verif
 void verified_free(struct km *km);
 
 /* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
-MUST_CHECK enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used);
 MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
 MUST_CHECK enum status used_forget(struct ks_txn *t, const struct id *pool);
 

@@ -148,7 +148,7 @@ static size_t used_key(char key[KS_NOTE_KEY_MAX], const struct id *pool)
 	return 5 + ID_LEN;
 }
 
-enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used)
+static enum status used_get(struct ks_txn *t, const struct id *pool, uint64_t *used)
 {
 	char key[KS_NOTE_KEY_MAX];
 	size_t len;

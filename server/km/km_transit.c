@@ -71,7 +71,6 @@ struct transit {
 	struct id in_pool;
 	struct km_pad in_pads[KM_PADS_MAX];
 	uint32_t in_pad_count;
-	uint64_t in_unused_below;
 	struct km_relay *message; /* a copy; FROM_RELAY */
 	struct secret text;       /* the range, once it was got */
 	bool to_be_drawn;
@@ -205,7 +204,7 @@ struct departure {
 	/* copies, for the writer's thread */
 	enum transit_origin origin;
 	struct id ksa_pool, in_pool, out_pool;
-	uint64_t ksa_offset, in_unused_below;
+	uint64_t ksa_offset;
 	uint32_t len;
 	const struct km_pad *in_pads;
 	uint32_t in_pad_count;
@@ -779,7 +778,6 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 	t->in_pad_count = plan->pad_count;
 	if (plan->pad_count > 0)
 		memcpy(t->in_pads, plan->pads, plan->pad_count * sizeof *plan->pads);
-	t->in_unused_below = plan->unused_below;
 	if (plan->message != NULL)
 		t->message = relay_copy(plan->message);
 	DL_APPEND(km->transits, t);

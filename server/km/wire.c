@@ -27,7 +27,7 @@ void wire_outcome(const struct km_answer *answer, qkdn_outcome *o)
 	o->text = xstrdup(answer->err.status == ST_OK ? "" : answer->err.text);
 }
 
-void wire_to_answer(const qkdn_outcome *o, struct km_answer *answer)
+static void wire_to_answer(const qkdn_outcome *o, struct km_answer *answer)
 {
 	answer->err.status = (enum status)o->status;
 	snprintf(answer->err.text, sizeof answer->err.text, "%s", o->text);

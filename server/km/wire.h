@@ -63,7 +63,6 @@ const char *wire_relay_name(const uint8_t *args, size_t len);
 /* ---- small conversions ----------------------------------------------------------------------------------- */
 
 void wire_outcome(const struct km_answer *answer, qkdn_outcome *o); /* allocates the text */
-void wire_to_answer(const qkdn_outcome *o, struct km_answer *answer);
 
 static inline void wire_id(const struct id *id, qkdn_id to)
 {

@@ -23,7 +23,7 @@ struct app_key {
 	struct id id;
 	struct node *source, *destination;
 	uint64_t supplied_at, fetch_at, fetching_since;
-	uint32_t len, tries;
+	uint32_t len;
 	uint8_t *bytes;
 	enum key_state state;
 	bool lost_fetch; /* a fetch that was not answered: it may have been delivered */
@@ -270,20 +270,6 @@ void app_tick(struct sim *s)
 	ask_something(s);
 	check_answered(s);
 	fetch_due(s);
-}
-
-bool app_is_quiet(struct sim *s)
-{
-	struct app_request *r;
-	struct app_key *k;
-
-	DL_FOREACH (s->requests, r)
-		if (!r->over)
-			return false;
-	DL_FOREACH (s->keys, k)
-		if (k->state < KEY_FETCHED)
-			return false;
-	return true;
 }
 
 void app_settle_check(struct sim *s)

@@ -23,7 +23,8 @@ static size_t ranges_find(const struct ranges *r, uint64_t from)
 	return low;
 }
 
-bool ranges_add(struct ranges *r, uint64_t from, uint64_t to)
+/* false: some of it is there already. */
+static bool ranges_add(struct ranges *r, uint64_t from, uint64_t to)
 {
 	size_t i = ranges_find(r, from);
 	bool joins_left = i < r->count && r->items[i].to == from;

@@ -55,7 +55,6 @@ struct party *party_by_name(struct sim *s, const char *name);
 struct conn *conn_of(struct sim *s, const struct party *a, const struct party *b);
 bool conn_is_seen(struct sim *s, const struct party *by, const struct party *other);
 void net_want(struct sim *s, struct party *a, struct party *b);
-void net_break(struct sim *s, struct party *a, struct party *b);
 void net_cut(struct sim *s, struct party *a, struct party *b, uint64_t until);
 void net_party_died(struct party *p); /* after alive and incarnation were changed */
 void net_tick(struct sim *s);
@@ -134,7 +133,6 @@ struct ranges {
 	struct range *items;
 	size_t count, room;
 };
-bool ranges_add(struct ranges *r, uint64_t from, uint64_t to); /* false: some of it is there already */
 void ranges_free(struct ranges *r);
 
 /* A range of a link pool that went into a KSA pool: may be told again, never otherwise. */
@@ -178,7 +176,6 @@ struct app_request;
 struct app_key;
 void app_tick(struct sim *s);
 void app_settle_check(struct sim *s);
-bool app_is_quiet(struct sim *s);
 void app_node_died(struct node *n);
 void app_free(struct sim *s);
 

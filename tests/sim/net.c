@@ -139,7 +139,7 @@ static void notice_later(struct party *to, struct party *other, bool up)
 	env_virtual_after(to->sim->env, (1 + sim_dice(to->sim, up ? 5 : 50)) * MS, notice_run, n);
 }
 
-void net_break(struct sim *s, struct party *a, struct party *b)
+static void net_break(struct sim *s, struct party *a, struct party *b)
 {
 	struct conn *conn = conn_of(s, a, b);
 

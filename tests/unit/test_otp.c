@@ -1,4 +1,4 @@
-/* test_otp.c - pad, tags against RFC 8439, shares. */
+/* test_otp.c - pad, tags against RFC 8439. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,24 +37,6 @@ static void pad_and_its_inverse(void **state)
 	otp_xor(sent, sent, pad, sizeof sent); /* in place */
 	assert_memory_equal(sent, text, sizeof text);
 	otp_xor(sent, NULL, NULL, 0);
-}
-
-static void pad_of_another_length_is_refused(void **state)
-{
-	struct secret text, pad;
-
-	(void)state;
-	secret_copy(&text, "0123456789", 10);
-	secret_alloc(&pad, 9);
-	assert_int_equal(otp_apply(&text, &pad), ST_BAD_REQUEST);
-	assert_memory_equal(text.bytes, "0123456789", 10);
-	secret_free(&pad);
-	secret_copy(&pad, "0123456789", 10);
-	assert_int_equal(otp_apply(&text, &pad), ST_OK);
-	for (unsigned i = 0; i < 10; i++)
-		assert_int_equal(text.bytes[i], 0);
-	secret_free(&pad);
-	secret_free(&text);
 }
 
 /* RFC 8439, section 2.5.2 and appendix A.3. */
@@ -145,36 +127,13 @@ static void tag_tells_pieces_and_bits_apart(void **state)
 	}
 }
 
-static void shares_join_and_none_is_the_secret(void **state)
-{
-	uint8_t secret[33], back[33], room[3][33];
-	uint8_t *const shares[3] = { room[0], room[1], room[2] };
-	const uint8_t *const given[3] = { room[2], room[0], room[1] }; /* in any order */
-
-	(void)state;
-	secret_random(secret, sizeof secret);
-	secret_random(room[1], sizeof room[1]);
-	secret_random(room[2], sizeof room[2]);
-	otp_split(shares, 3, secret, sizeof secret);
-	otp_join(back, given, 3, sizeof back);
-	assert_memory_equal(back, secret, sizeof secret);
-	for (int i = 0; i < 3; i++)
-		assert_memory_not_equal(room[i], secret, sizeof secret);
-	otp_join(back, given, 2, sizeof back);
-	assert_memory_not_equal(back, secret, sizeof secret);
-	otp_split(shares, 1, secret, sizeof secret);
-	assert_memory_equal(room[0], secret, sizeof secret);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pad_and_its_inverse),
-		cmocka_unit_test(pad_of_another_length_is_refused),
 		cmocka_unit_test(poly1305_gives_the_rfc_vectors),
 		cmocka_unit_test(tag_covers_pieces_behind_their_lengths),
 		cmocka_unit_test(tag_tells_pieces_and_bits_apart),
-		cmocka_unit_test(shares_join_and_none_is_the_secret),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

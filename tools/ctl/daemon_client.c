@@ -13,25 +13,8 @@
 #include "mk.h"
 #include "secret.h"
 
-static const struct rtls_procedure mc_procedures[] = {
-	{ MC_STATUS, "Controller status request", "Response to controller status request", "" },
-	{ MC_TOPOLOGY, "Topology request", "Response to topology request", "" },
-	{ MC_ROUTE, "Route request", "Response to route request", "" },
-	{ 0, NULL, NULL, NULL },
-};
-static const struct rtls_program mc_program = { QKDN_MC, QKDN_MC_V1, "Mc", NULL, mc_procedures, true };
-
-static const struct rtls_procedure mk_procedures[] = {
-	{ MK_STATUS, "KM status request", "Response to KM status request", "" },
-	{ MK_POOLS, "Key pool status request", "Response to key pool status request", "" },
-	{ MK_RELAYS, "Key relay status request", "Response to key relay status request", "" },
-	{ MK_CHANGE_MASTER_KEY, "Master key change request", "Response to master key change request", "" },
-	{ 0, NULL, NULL, NULL },
-};
-static const struct rtls_program mk_program = { QKDN_MK, QKDN_MK_V1, "Mk", NULL, mk_procedures, true };
-
-const struct ctl_kind ctl_controller = { "controller", "controllerd", "QKDN_CONTROLLER", &mc_program };
-const struct ctl_kind ctl_km = { "km", "kmd", "QKDN_KM", &mk_program };
+const struct ctl_kind ctl_controller = { "controller", "controllerd", "QKDN_CONTROLLER", QKDN_MC, QKDN_MC_V1 };
+const struct ctl_kind ctl_km = { "km", "kmd", "QKDN_KM", QKDN_MK, QKDN_MK_V1 };
 
 /* ---- options ----------------------------------------------------------------------------------- */
 
@@ -181,7 +164,7 @@ static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kin
                                 struct err *e)
 {
 	struct rtls_channel_options o = { .peer = { .role = kind->role, .name = p->name, .dns_name = p->dns_name,
-		                                    .program = kind->rpc->number, .version = kind->rpc->version } };
+		                                    .program = kind->number, .version = kind->version } };
 	enum status s = rtls_credentials_load(&o.credentials, p->certificate, p->private_key, p->authority,
 	                                      p->crl, e);
 	char *host = NULL;
@@ -213,8 +196,7 @@ static enum status connect_to(struct ctl_client *c, const struct ctl_kind *kind,
 	s = open_channel(c, kind, p, e);
 	if (s != ST_OK)
 		return s;
-	rtls_channel_name_program(c->channel, kind->rpc);
-	c->rpc = rtls_channel_client(c->channel, kind->rpc->number, kind->rpc->version);
+	c->rpc = rtls_channel_client(c->channel, kind->number, kind->version);
 	return ST_OK;
 }
 

@@ -12,7 +12,7 @@ struct ctl_kind {
 	const char *role;     /* in its certificate: "controller", "km" */
 	const char *program;  /* as qkdn-lab's memory names it: "controllerd", "kmd" */
 	const char *variable; /* QKDN_CONTROLLER: host:port; with _NAME and _DNS_NAME behind it the rest */
-	const struct rtls_program *rpc;
+	uint32_t number, version; /* of the program */
 };
 extern const struct ctl_kind ctl_controller, ctl_km;
 

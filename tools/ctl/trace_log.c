@@ -213,7 +213,7 @@ void trace_log_free(struct trace_log *log)
 	memset(log, 0, sizeof *log);
 }
 
-bool trace_set_has(const struct trace_set *set, const struct id *id)
+static bool trace_set_has(const struct trace_set *set, const struct id *id)
 {
 	for (size_t i = 0; i < set->count; i++)
 		if (id_equal(&set->ids[i], id))

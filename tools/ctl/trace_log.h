@@ -62,7 +62,6 @@ struct trace_set {
 };
 
 void trace_set_add(struct trace_set *set, const struct id *id); /* once each */
-bool trace_set_has(const struct trace_set *set, const struct id *id);
 void trace_set_free(struct trace_set *set);
 
 /* Every trace, in the order in which they began. */

@@ -17,10 +17,13 @@
 
 enum { PEM_MAX = 65536 };
 
-const struct ca_role ca_roles[] = {
-	{ "km", true },           { "controller", true },    { "manager", true }, { "module", true },
-	{ "switch", true },       { "relay-point", true },   { "app", false },    { "user-manager", false },
-	{ "admin", false },       { NULL, false },
+static const struct role {
+	const char *name;
+	bool accepts; /* connections: its certificate gets a server's key usages, too */
+} roles[] = {
+	{ "km", true },     { "controller", true },  { "manager", true }, { "module", true },
+	{ "switch", true }, { "relay-point", true }, { "app", false },    { "user-manager", false },
+	{ "admin", false },
 };
 
 static enum status openssl_failed(struct err *e, const char *doing)
@@ -324,11 +327,11 @@ const char *ca_domain(const struct ca *ca)
 
 /* ---- issuing -------------------------------------------------------------------------------------- */
 
-static const struct ca_role *find_role(const char *name)
+static const struct role *find_role(const char *name)
 {
-	for (const struct ca_role *r = ca_roles; r->name != NULL; r++)
-		if (strcmp(r->name, name) == 0)
-			return r;
+	for (size_t i = 0; i < ARRAY_LEN(roles); i++)
+		if (strcmp(roles[i].name, name) == 0)
+			return &roles[i];
 	return NULL;
 }
 
@@ -345,9 +348,9 @@ static enum status check_request(const struct ca_request *r, struct err *e)
 	if (find_role(r->role) == NULL) {
 		char all[160] = "";
 
-		for (const struct ca_role *known = ca_roles; known->name != NULL; known++) {
+		for (size_t i = 0; i < ARRAY_LEN(roles); i++) {
 			strcat(all, " ");
-			strcat(all, known->name);
+			strcat(all, roles[i].name);
 		}
 		return err_set(e, ST_BAD_REQUEST, "\"%.40s\" is no role: give one of%s", r->role, all);
 	}

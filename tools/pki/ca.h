@@ -25,7 +25,7 @@ void ca_free(struct ca *ca); /* NULL is allowed; wipes the key */
 const char *ca_domain(const struct ca *ca);
 
 struct ca_request {
-	const char *role;             /* one of ca_roles */
+	const char *role;             /* one of those of identities (qkdn(7)) */
 	const char *name;             /* name_is_valid */
 	const char *const *dns_names; /* dns_count of them, no wildcards */
 	size_t dns_count;
@@ -44,13 +44,6 @@ MUST_CHECK enum status ca_revoke(struct ca *ca, const char *const *certificates,
 
 /* The first certificate of a file in PEM. The caller frees. */
 MUST_CHECK enum status ca_read_certificate(const char *path, X509 **certificate, struct err *e);
-
-/* A role and whether its holders accept connections (and so get the server's key usages too). */
-struct ca_role {
-	const char *name;
-	bool accepts;
-};
-extern const struct ca_role ca_roles[]; /* ends with a NULL name */
 
 /* len random bytes in a new file of mode 0600. Refuses to overwrite. */
 MUST_CHECK enum status ca_write_random(const char *path, size_t len, struct err *e);
