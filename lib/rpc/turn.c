@@ -20,7 +20,7 @@ enum {
 	SLICE = 32,            /* units for one connection before the identity's next */
 	CREDIT = 160,          /* units for one identity in a turn */
 	GREEDY_LEAST = CREDIT, /* units for all that are greedy, where others had something to do, */
-	GREEDY_MOST = 1024,    /* and after many turns in which they had not */
+	GREEDY_MOST = 8 * CREDIT, /* and after some turns in which they had not */
 	GREEDY_SAVES = 64,     /* units of the third of the time that it may save up */
 	GREEDY_PART = 3,
 	DEBT_MAX = 1024
