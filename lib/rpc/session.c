@@ -162,6 +162,8 @@ static enum io_result read_probe_answer(struct session *s, struct err *e)
 
 	if (r == IO_OK)
 		r = read_clear(s, &record, &len, e);
+	if (r == IO_FAILED)
+		err_prefix(e, "what listens there speaks no RPC");
 	if (r != IO_OK)
 		return r;
 	/* accept_stat does not matter here: RFC 9289, section 4.1 */

@@ -1,9 +1,10 @@
 """Key supply upon request (Appendix I.1) between two nodes, with the real programs."""
+import json
 import os
 import unittest
 import uuid
 
-from qkdn_test import BUILD, TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, run, write
+from qkdn_test import BUILD, TOP, TWO_NODES, Case, Lab, eventually, golden, may_make_namespaces, program, run, write
 
 OK, REFUSED, NOT_THERE = 0, 2, 3
 
@@ -96,6 +97,12 @@ class TwoNodesInNamespaces(TwoNodes):
         with open(os.path.join(TOP, "idl", "qkdn.rpc"), encoding="utf-8") as file:
             numbers = {w[0]: int(w[1]) for w in (line.split() for line in file) if w and w[0] != "#"}
         return {numbers[n] for n in ("qkdn_ak", "qkdn_kq1", "qkdn_kq2", "qkdn_kx1", "qkdn_kx2")}
+
+    def test_an_administrator_need_not_enter_the_namespaces(self):
+        """qkdnctl --lab does, where their names are to be seen; within qkdn-lab exec they are not."""
+        for within in (), ("qkdn-lab", "exec", self.lab.folder, "bob"):
+            words = *within, program("qkdnctl") if within else "qkdnctl", "km", "status", "--lab", self.lab.folder, "--json"
+            self.assertEqual([km["km"] for km in json.loads(run(*words).stdout)], ["alice", "bob"], within)
 
     def test_rpcinfo_sees_the_programs(self):
         alice = next(d["address"] for d in self.lab.status()["daemons"] if d["name"] == "alice/kmd")

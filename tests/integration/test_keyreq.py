@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import unittest
@@ -125,6 +126,16 @@ class Keyreq(WithKsa):
                 done = self.keyreq(*words, status=status)
                 self.assertIn(text, done.stderr)
                 self.assertIsNone(re.search(r"[^\n -~]", done.stderr))  # not even what a KM sends
+
+    def test_what_listens_is_no_key_manager(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            asking = subprocess.Popen([os.path.join(BUILD, "bin", "qkdn-keyreq"), "status", "--to", "app2", "--km",
+                                       "127.0.0.1:%d" % server.getsockname()[1]], env=self.env, text=True,
+                                      stderr=subprocess.PIPE)
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                self.assertIn("what listens there speaks no RPC", asking.communicate(timeout=240)[1])
+        self.assertEqual(asking.returncode, 2)
 
     def test_without_environment(self):
         del self.env["QKDN_KM"]

@@ -1,10 +1,14 @@
 /* daemon_client.c - qkdnctl's connection to a controller or a KM. */
 #include "daemon_client.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <libconfig.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "address.h"
 #include "command.h"
@@ -56,6 +60,7 @@ const struct argp ctl_where_argp = { options, parse_option, NULL, NULL, NULL, NU
 
 struct place {
 	char *name, *address, *dns_name, *certificate, *private_key, *authority, *crl;
+	char *netns; /* in which the address is, by ip-netns(8)'s name; NULL: where we are */
 };
 
 static void place_free(struct place *p)
@@ -67,11 +72,21 @@ static void place_free(struct place *p)
 	free(p->private_key);
 	free(p->authority);
 	free(p->crl);
+	free(p->netns);
+}
+
+static char *lab_netns(const json_t *lab, const json_t *daemon)
+{
+	size_t number = (size_t)json_integer_value(json_object_get(daemon, "site"));
+	const json_t *site = json_array_get(json_object_get(lab, "sites"), number);
+	const char *name = json_string_value(json_object_get(site, "netns"));
+
+	return name != NULL ? xstrdup(name) : NULL;
 }
 
 /* The configuration of the n-th daemon of that kind in the lab, or of that of the node asked for; NULL if
  * there is none. */
-static char *lab_configuration(const struct ctl_kind *kind, const struct ctl_where *o, size_t n)
+static char *lab_configuration(const struct ctl_kind *kind, const struct ctl_where *o, size_t n, char **netns)
 {
 	char *path = xasprintf("%s/lab.json", o->lab), *found = NULL;
 	json_t *lab = json_load_file(path, 0, NULL), *daemon;
@@ -90,6 +105,7 @@ static char *lab_configuration(const struct ctl_kind *kind, const struct ctl_whe
 		if (n-- > 0)
 			continue;
 		found = xstrdup(config);
+		*netns = lab_netns(lab, daemon);
 		break;
 	}
 	json_decref(lab);
@@ -101,7 +117,7 @@ static enum status place_in_lab(struct place *p, const struct ctl_kind *kind, co
                                 struct err *e)
 {
 	const char *name = NULL, *address = NULL;
-	char *path = lab_configuration(kind, o, n);
+	char *path = lab_configuration(kind, o, n, &p->netns);
 	config_t conf;
 
 	if (path == NULL)
@@ -160,6 +176,24 @@ static enum status place_in_environment(struct place *p, const struct ctl_kind *
 
 /* ---- the connection ----------------------------------------------------------------------------------- */
 
+/* For the sockets that are made from now on. Within qkdn-lab exec the names are out of sight, and the network
+ * is there. */
+static enum status enter_netns(const char *name, struct err *e)
+{
+	char *path = xasprintf("/run/netns/%s", name);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	enum status s = ST_OK;
+
+	if (fd < 0 ? errno != ENOENT : setns(fd, CLONE_NEWNET) != 0)
+		s = err_set(e, ST_CONFIGURATION,
+		            "entering the lab's network namespace %s: %s: it needs root, as the lab did", name,
+		            strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	free(path);
+	return s;
+}
+
 static enum status open_channel(struct ctl_client *c, const struct ctl_kind *kind, const struct place *p,
                                 struct err *e)
 {
@@ -193,6 +227,9 @@ static enum status connect_to(struct ctl_client *c, const struct ctl_kind *kind,
 	enum status s;
 
 	memset(c, 0, sizeof *c);
+	s = p->netns != NULL ? enter_netns(p->netns, e) : ST_OK;
+	if (s != ST_OK)
+		return s;
 	s = open_channel(c, kind, p, e);
 	if (s != ST_OK)
 		return s;

@@ -78,7 +78,7 @@ static int fail_call(const struct qkdn_error *error)
 static int fail_connecting(const struct qkdn_error *error)
 {
 	fprintf(stderr, PROGRAM ": %s\n", error->text);
-	if (error->status == QKDN_PEER_UNREACHABLE)
+	if (error->status == QKDN_PEER_UNREACHABLE || error->status == QKDN_TIMED_OUT)
 		fprintf(stderr, PROGRAM ": is the key manager running, and is QKDN_KM right?\n");
 	return status_exit_code((enum status)error->status);
 }
