@@ -291,15 +291,15 @@ $(BUILD)/bench/bench_rpc: $(BUILD)/tests/bench/bench_rpc.o $(BUILD)/tests/lib/te
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- simulation: real cores of key managers in one process under a virtual clock ---------------------
-# The store's works are delayed and dropped like messages: ks_submit is the simulation's.
-SIM := applications check control copy modules net node schedule sim store
+# The store's works are delayed and dropped like messages: ks_submit is the simulation's. So is the log, which is read.
+SIM := applications check control copy modules net node schedule sim stated store
 # The longest first: they run side by side.
 SIM_TESTS := $(addprefix $(BUILD)/tests/sim/test_,relay_scenarios message_scenarios schedules share_scenarios status_scenarios \
 	ahead_scenarios supply_scenarios pad_scenarios store_scenarios)
 SIM_OBJECTS := $(SIM:%=$(BUILD)/tests/sim/%.o) $(KM:%=$(BUILD)/server/km/%.o) \
 	$(CONTROLLER_CORE:%=$(BUILD)/server/controller/%.o)
 $(BUILD)/tests/sim/control.o: CPPFLAGS += -Iserver/controller
-SIM_WRAP := -Wl,--wrap=ks_submit,--wrap=ks_submit_early,--wrap=kv_memory_new,--wrap=keyring_new
+SIM_WRAP := -Wl,--wrap=ks_submit,--wrap=ks_submit_early,--wrap=kv_memory_new,--wrap=keyring_new,--wrap=log_info,--wrap=log_warning
 $(SIM:%=$(BUILD)/tests/sim/%.o) $(BUILD)/tests/sim/main.o $(SIM_TESTS:%=%.o): CPPFLAGS += -Iserver/km -Itests/sim
 $(BUILD)/tests/sim/sim: $(BUILD)/tests/sim/main.o $(SIM_OBJECTS) $(BUILD)/libinternal.a
 	$(Q)echo "  LD $@"; $(CC) $(LDFLAGS) $(SIM_WRAP) -o $@ $^ $(LIBS)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "inside.h"
+#include "stated.h"
 
 void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 
@@ -397,6 +398,21 @@ void check_explain(struct sim *s, const struct id *key)
 	}
 }
 
+/* What was given up is stated in the log, in bytes. */
+static void check_stated(struct sim *s)
+{
+	uint64_t bytes = stated_bytes() - s->stated_before + s->never_stated;
+	struct sim_stats stats;
+
+	for (unsigned i = 0; i < s->options.nodes; i++)
+		if (s->nodes[i].km != NULL)
+			bytes += stated_later(s->nodes[i].km);
+	sim_stats(s, &stats);
+	if (bytes != stats.bytes_voided)
+		sim_violation(s, "%llu bytes are given up, and %llu of them are stated in the log",
+		              (unsigned long long)stats.bytes_voided, (unsigned long long)bytes);
+}
+
 /* Call when nothing is under way any more. */
 void check_end(struct sim *s)
 {
@@ -418,6 +434,7 @@ void check_end(struct sim *s)
 					compare(s, p, q);
 	LL_FOREACH_SAFE (look.seen, p, next)
 		free(p);
+	check_stated(s);
 }
 
 void check_free(struct sim *s)

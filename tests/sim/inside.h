@@ -265,6 +265,8 @@ struct sim {
 	struct pool_use *pool_uses;
 	struct seen_shares *shares_seen;
 	struct sim_stats stats;
+	uint64_t stated_before; /* by others in the log, or behind a kill that only frees: of stated_bytes() */
+	uint64_t never_stated;  /* bytes given up of which a kill was faster than the line */
 };
 
 bool sim_chance(struct sim *s, unsigned in_a_thousand);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "inside.h"
+#include "stated.h"
 
 void __real_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
 void __wrap_ks_submit(struct ks *ks, ks_work work, ks_done done, void *arg);
@@ -328,6 +329,19 @@ static void add_counters(struct km_counters *to, const struct km_counters *from)
 		sum[i] += more[i];
 }
 
+/* km_stop is there for what it frees. */
+static void free_core(struct node *n)
+{
+	uint64_t stated = stated_bytes();
+
+	n->party.sim->never_stated += stated_later(n->km);
+	km_stop(n->km);
+	n->party.sim->stated_before += stated_bytes() - stated;
+	jobs_drop(&n->queue); /* what it begins when it is stopped, too */
+	km_free(n->km);
+	n->km = NULL;
+}
+
 void sim_kill(struct node *n)
 {
 	struct sim *s = n->party.sim;
@@ -341,10 +355,7 @@ void sim_kill(struct node *n)
 	net_party_died(&n->party);
 	app_node_died(n);
 	add_counters(&n->past, km_counters(n->km));
-	km_stop(n->km);
-	jobs_drop(&n->queue); /* what it begins when it is stopped, too */
-	km_free(n->km);
-	n->km = NULL;
+	free_core(n);
 	env_virtual_free(n->env);
 	n->env = NULL;
 	n->next_commit = COMMIT_DONE;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "inside.h"
+#include "stated.h"
 
 static const uint64_t TICK_NS = 20 * NS_PER_MS;
 
@@ -106,6 +107,7 @@ struct sim *sim_new(const struct sim_options *o)
 	struct sim *s = xcalloc(1, sizeof *s);
 
 	s->options = *o;
+	s->stated_before = stated_bytes();
 	s->world = world_new(o->seed);
 	s->env = env_virtual_new(s->world);
 	strcpy(s->directory, "/tmp/qkdn-sim-XXXXXX");
