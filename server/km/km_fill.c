@@ -478,6 +478,8 @@ static void note_failure(struct fill *f, enum status s, const char *text)
 void fill_failed(struct fill *f, enum status s, const char *text)
 {
 	note_failure(f, s, text);
+	if (f->timer != NULL) /* a reservation does not lapse as well */
+		env_timer_stop(f->pool->km->env, f->timer);
 	f->stage = FILL_VOIDING;
 	void_there(f);
 }
