@@ -304,6 +304,11 @@ const struct rtls_identity *rtls_caller(struct svc_req *rq)
 	return &request_of(rq->rq_xprt)->conn->session.peer.identity;
 }
 
+void rtls_costs(struct svc_req *rq, unsigned microseconds)
+{
+	turn_costs(request_of(rq->rq_xprt)->conn, microseconds);
+}
+
 struct rtls_deferred *rtls_defer(struct svc_req *rq)
 {
 	struct request *r = request_of(rq->rq_xprt);

@@ -70,6 +70,7 @@ struct rtls_conn {
 	enum conn_queue queue;
 	uint64_t role_bit;
 	unsigned unanswered;      /* deferred calls */
+	int costs;                /* units, of calls that were begun since this was looked at */
 	struct pending *calls;    /* by xid */
 	struct deadline whole;    /* handshake, or the record begun, must be done */
 	struct deadline stalled;  /* output must move */
@@ -148,6 +149,7 @@ void turn_add(struct rtls_conn *conn); /* it has something to do */
 void turn_pause(struct rtls_conn *conn); /* it has, but must not before traffic_resume */
 void turn_remove(struct rtls_conn *conn);
 void turn_charge(struct rtls_conn *conn, int units); /* work that was done for it outside of its turn */
+void turn_costs(struct rtls_conn *conn, unsigned units); /* the call under way, elsewhere: while its identity has a third */
 void turn_init(struct rtls_endpoint *ep);
 
 /* ---- calls in: dispatch.c; calls out: call.c --------------------------------------------------- */

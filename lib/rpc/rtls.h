@@ -121,6 +121,9 @@ MUST_CHECK enum status rtls_register(struct rtls_endpoint *ep, bool required, st
  * rtls_defer is answered for with SYSTEM_ERR. */
 void *rtls_context(struct svc_req *rq);
 const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the handler returns */
+/* What the call costs beyond being called, in this thread or another: so much is counted for it where its caller
+ * has no more than a share of the time. */
+void rtls_costs(struct svc_req *rq, unsigned microseconds);
 
 /* Every foo_1_freeresult that rpcgen leaves to us is `return rtls_freeresult(xprt, xdr, result);`: wipes and
  * frees the result, unless the call was deferred or refused and the result was never filled in. */

@@ -144,6 +144,8 @@ static enum progress process(struct rtls_conn *conn, int *slice)
 		progress = true;
 		if (!take_record(conn, record, len))
 			conn_close(conn, "a record that is no RPC message");
+		*slice -= conn->costs;
+		conn->costs = 0;
 		if (conn->closed)
 			return STOPPED;
 		record_next(&conn->session.reader, &conn->session.in);

@@ -10,7 +10,8 @@
  *
  * While somebody modest of its role is served, who is greedy gets a third of the time at most, even if
  * nobody else wants the rest just now: a client that floods burns its own processor for each answer, and
- * where that is also the modest one's, or the way to it is, being served first is not enough.
+ * where that is also the modest one's, or the way to it is, being served first is not enough. What its calls cost
+ * elsewhere, in the daemon's other threads and at peers, is of that third, too, where a handler says how much it is.
  *
  * Units are counted, not measured: a clock would charge a connection for what else the machine did.
  */
@@ -26,7 +27,9 @@ enum {
 	DEBT_MAX = 1024
 };
 
-#define MODEST_NS NS_PER_MS /* so long after it was served, the next call of somebody modest is awaited */
+/* So long after it was served, the next call of somebody modest is awaited: its answer may have taken a commit. */
+#define MODEST_NS (4 * NS_PER_MS)
+#define ALL_WAIT_US 1000
 
 /* At the end of this turn of the loop. */
 static void schedule(struct rtls_endpoint *ep)
@@ -39,7 +42,7 @@ static void schedule(struct rtls_endpoint *ep)
 /* In the loop's next turn, or, where all have to wait, soon. */
 static void schedule_next(struct rtls_endpoint *ep, bool all_wait)
 {
-	const struct timeval tv = { .tv_usec = all_wait ? MODEST_NS / NS_PER_US : 0 };
+	const struct timeval tv = { .tv_usec = all_wait ? ALL_WAIT_US : 0 };
 
 	ep->turn.is_due = !all_wait; /* whoever comes before it need not wait for it */
 	evtimer_add(ep->turn.event, &tv);
@@ -165,6 +168,12 @@ static bool has_modest_rival(const struct party *p)
 	const struct modest *m = &p->ep->turn.lately[p->role];
 
 	return p->ep->turn.now - (m->whose == p ? m->before : m->at) < MODEST_NS;
+}
+
+void turn_costs(struct rtls_conn *conn, unsigned units)
+{
+	if (conn->party != NULL && conn->party->greedy && has_modest_rival(conn->party))
+		conn->costs += units < DEBT_MAX ? (int)units : DEBT_MAX;
 }
 
 static int serve_modest(struct rtls_endpoint *ep)

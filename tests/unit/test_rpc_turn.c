@@ -24,6 +24,7 @@ struct caller {
 	struct scene *scene;
 	char letter;
 	int wants, had; /* units of work */
+	unsigned costs; /* each of them elsewhere */
 	bool is_paused; /* its work waits for something else */
 };
 
@@ -59,12 +60,13 @@ bool __wrap_traffic_run(struct rtls_conn *conn, int *slice);
 bool __wrap_traffic_run(struct rtls_conn *conn, int *slice)
 {
 	struct caller *c = container_of(conn, struct caller, conn);
-	int units = c->wants < *slice ? c->wants : *slice;
-
-	c->wants -= units;
-	c->had += units;
-	*slice -= units;
 	note(c);
+	for (; c->wants > 0 && *slice > 0; c->wants--) {
+		c->had++;
+		turn_costs(conn, c->costs);
+		*slice -= 1 + conn->costs;
+		conn->costs = 0;
+	}
 	if (c->is_paused)
 		turn_pause(conn);
 	return c->wants > 0 && !c->is_paused;
@@ -250,6 +252,30 @@ static void beside_others_of_its_role_a_flood_has_a_third_of_the_time(void **sta
 	scene_stop(&s);
 }
 
+/* What its work costs elsewhere is of its third, too; what that of others costs is nobody's. */
+static void a_flood_pays_for_what_its_work_costs_elsewhere(void **state)
+{
+	enum { TURNS = 2000, US = 60, COSTS = 9, SAVED = 150 };
+	struct caller *flood, *modest;
+	struct scene s;
+
+	(void)state;
+	scene_start(&s);
+	flood = flooding(&s, "app", "flood", 'f');
+	modest = caller_new(&s, "app", "modest", 'm');
+	flood->costs = COSTS;
+	modest->costs = 100 * COSTS;
+	for (int i = 0; i < TURNS; i++) {
+		wants(modest, 20);
+		turn(&s, US);
+		assert_int_equal(modest->wants, 0);
+	}
+	assert_in_range(flood->had * (1 + COSTS), TURNS * US / 3 - SAVED * COSTS, TURNS * US / 3 + SAVED * COSTS);
+	caller_free(modest);
+	caller_free(flood);
+	scene_stop(&s);
+}
+
 /* While all that flood wait somebody modest is served at once, and they are not forgotten. */
 static void who_comes_while_all_wait_does_not_wait(void **state)
 {
@@ -269,7 +295,7 @@ static void who_comes_while_all_wait_does_not_wait(void **state)
 	wants(modest, 1);
 	turn(&s, 0);
 	assert_string_equal(s.served, "m");
-	clock_ns += 2 * NS_PER_MS; /* nobody modest came for so long */
+	clock_ns += 5 * NS_PER_MS; /* nobody modest came for so long */
 	event_base_loop(s.ep->base, EVLOOP_ONCE);
 	assert_int_equal(last_served(&s), 'f');
 	caller_free(modest);
@@ -538,6 +564,7 @@ int main(void)
 		cmocka_unit_test(who_floods_comes_after_all_others),
 		cmocka_unit_test(a_flood_has_its_share_beside_other_roles),
 		cmocka_unit_test(beside_others_of_its_role_a_flood_has_a_third_of_the_time),
+		cmocka_unit_test(a_flood_pays_for_what_its_work_costs_elsewhere),
 		cmocka_unit_test(who_comes_while_all_wait_does_not_wait),
 		cmocka_unit_test(alone_a_flood_has_more_from_turn_to_turn),
 		cmocka_unit_test(a_flood_is_forgiven_when_all_is_done),
