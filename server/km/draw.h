@@ -34,9 +34,10 @@ struct request {
 	uint32_t count, key_len;
 	bool counted; /* in source->waiting */
 
-	/* of an application */
 	uint32_t priority;
 	struct queue *queue; /* while it waits for keys */
+
+	/* of an application */
 	bool fell_short;     /* the stock was enough in bytes, but not in whole keys */
 	uint64_t give_up_at; /* monotonic */
 	struct env_timer *deadline;
@@ -45,7 +46,7 @@ struct request {
 
 	/* of the KM's own */
 	struct ahead *ahead;
-	uint64_t ready_at; /* monotonic */
+	uint64_t since; /* monotonic: on its way, then ready */
 
 	struct use use;    /* from the take until the assignment is answered */
 	struct draw *draw; /* that takes its keys; NULL: none yet */
@@ -84,9 +85,16 @@ const struct id *draw_pool_id(const struct request *r);
 /* Of a request that has its keys: gives up those that are left, here, and has them voided there. */
 void draw_give_up(struct request *r);
 
-/* Keys that were taken ahead of requests: km_ahead.c. True: the request of that many keys, of so many bytes, is
- * answered with such. In any case it counts for how many are taken ahead. */
+/* Waiting for keys, in fair turns with those of other applications: km_supply.c. When its turn comes its keys are taken;
+ * when it cannot come it is over. */
+void wait_in_turn(struct request *r);
+void stop_waiting(struct request *r, enum status s, const char *text); /* it is over */
+
+/* Keys that were taken ahead of requests: km_ahead.c. True: the request m of that many keys, of so many bytes, is
+ * answered with such. */
 bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
-                    uint32_t key_len, const struct id *trace, km_reply reply, void *arg);
+                    uint32_t key_len, const struct km_key_request *m, km_reply reply, void *arg);
+/* Keys supplied to an application's request count for how many are taken ahead, and for how many of these may be lost. */
+void ahead_counts(const struct request *r, uint32_t count);
 
 #endif

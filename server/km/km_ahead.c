@@ -5,10 +5,11 @@
  * where an application goes on asking, the KM draws keys for it and its counterpart by itself, and supplies them when
  * the requests come: no key is any less durable for it. The rest is to lose little where they do not come:
  *
- *  - so many are drawn as were asked for in AHEAD_LATELY_NS, and a sixteenth of the stock at most: who asks now and
- *    then gets none ahead;
+ *  - so many are drawn as were supplied lately, in the time that two draws take, and a sixteenth of the stock at most:
+ *    who asks now and then gets none ahead, nor who gets few where keys are short;
+ *  - where requests wait for keys, these are waited for in turn with them, as one more request of the same application;
  *  - what is not supplied soon is given up, at both ends, and that is at most one key in AHEAD_SHARE of those that
- *    these two asked for: each earns the right to lose that much;
+ *    were supplied: each earns the right to lose that much;
  *  - what the destination may have voided (it was lost, the pool was opened again) is not supplied any more.
  */
 #include <stdlib.h>
@@ -21,7 +22,7 @@ enum {
 	AHEAD_BYTES = 16 * 1024,                /* for the same two, at most */
 	AHEAD_MOST = 512,                       /* keys; however they lie, one message has room for them */
 	AHEAD_SHARE = 16,
-	AHEAD_LATELY_NS = 10 * 1000 * 1000,
+	AHEAD_LATELY_NS = 10 * 1000 * 1000,     /* at least; and AHEAD_HELD_NS at most */
 	AHEAD_HELD_NS = 100 * 1000 * 1000,      /* at least; and given up before twice that */
 	STOCK_SHARE = 16,
 };
@@ -38,10 +39,12 @@ struct ahead {
 	struct ahead_key key;
 	UT_hash_handle hh;           /* by key */
 	struct request *ready;       /* taken and assigned, in this order */
+	struct request *last;        /* that was drawn; NULL: it has come */
 	uint32_t ready_keys, coming; /* how many, and how many more are on their way */
 	uint64_t asked_at;           /* monotonic: for the last time */
-	uint64_t since;              /* and for asked keys since then, in the time before for lately */
-	uint32_t asked, lately;
+	uint64_t since;              /* supplied keys were supplied since then, and lately in the time before */
+	uint32_t supplied, lately;
+	uint64_t took;               /* ns, a draw from its beginning: of those that took long lately */
 	uint64_t earned;             /* keys that may be lost, in parts of AHEAD_SHARE */
 	struct env_timer *timer;
 };
@@ -91,6 +94,12 @@ static void ahead_free(struct ahead *a)
 	free(a);
 }
 
+/* Its last one has not had its turn: keys are short. */
+static bool waits(const struct ahead *a)
+{
+	return a->last != NULL && a->last->queue != NULL;
+}
+
 /* What has been held for long is given up; who has not asked for long is forgotten. */
 static void look(void *arg)
 {
@@ -98,9 +107,11 @@ static void look(void *arg)
 	struct ksa_pool *p = a->pool;
 	uint64_t now = env_mono(p->km->env);
 
-	while (a->ready != NULL && now - a->ready->ready_at >= AHEAD_HELD_NS)
+	while (a->ready != NULL && now - a->ready->since >= AHEAD_HELD_NS)
 		give_up(a, a->ready);
 	tell_not_asked_for(p);
+	if (waits(a) && now - a->last->since >= AHEAD_HELD_NS)
+		stop_waiting(a->last, ST_TIMED_OUT, "");
 	if (a->ready == NULL && a->coming == 0 && now - a->asked_at >= AHEAD_HELD_NS)
 		ahead_free(a);
 	else
@@ -129,6 +140,16 @@ void ahead_forget(struct ksa_pool *p)
 
 /* ---- drawing them -------------------------------------------------------------------------------------------- */
 
+static void note_taken(struct ahead *a, struct request *r)
+{
+	uint64_t now = env_mono(a->pool->km->env), took = now - r->since;
+
+	r->since = now;
+	a->took -= a->took / 8;
+	if (a->took < took)
+		a->took = took;
+}
+
 static void over(struct request *r, enum status s, const char *text)
 {
 	struct ahead *a = r->ahead;
@@ -136,12 +157,15 @@ static void over(struct request *r, enum status s, const char *text)
 
 	(void)text; /* the bytes are counted and told with those of all requests */
 	a->coming -= r->count;
+	if (r == a->last)
+		a->last = NULL;
 	if (s != ST_OK) {
-		lose(a, r->count);
+		if (r->draw != NULL) /* its keys were taken */
+			lose(a, r->count);
 		request_free(r);
 		return;
 	}
-	r->ready_at = env_mono(p->km->env);
+	note_taken(a, r);
 	DL_APPEND(a->ready, r);
 	a->ready_keys += r->count;
 	if (!p->open || !id_equal(draw_pool_id(r), &p->id)) /* meanwhile */
@@ -157,7 +181,7 @@ static const struct request_kind own = { fell_short, over };
 
 static uint32_t wanted(const struct ahead *a)
 {
-	uint64_t keys = a->asked > a->lately ? a->asked : a->lately;
+	uint64_t keys = a->supplied > a->lately ? a->supplied : a->lately;
 
 	if (keys > a->earned / AHEAD_SHARE)
 		keys = a->earned / AHEAD_SHARE;
@@ -165,24 +189,30 @@ static uint32_t wanted(const struct ahead *a)
 }
 
 /* In halves: one is supplied while the other is drawn. */
-static void draw(struct ahead *a, const struct id *trace)
+static void draw(struct ahead *a, const struct km_key_request *m)
 {
 	struct ksa_pool *p = a->pool;
 	uint32_t most = wanted(a), there = a->ready_keys + a->coming;
+	bool others_wait = p->waiting != NULL;
 	struct request *r;
 
-	if (most == 0 || there > most / 2)
+	if (most == 0 || there > most / 2 || !p->open || p->km->stopping || waits(a))
 		return;
-	if (!p->open || p->waiting != NULL || p->km->stopping ||
-	    (most - there) * a->key.key_len > ksa_pool_available(p) / STOCK_SHARE)
+	if (!others_wait && (most - there) * a->key.key_len > ksa_pool_available(p) / STOCK_SHARE)
 		return;
 	r = request_new(&own, p, most - there, (uint32_t)a->key.key_len);
 	r->ahead = a;
 	r->source = a->key.source;
 	r->destination = a->key.destination;
-	r->trace = *trace;
+	r->trace = m->trace;
+	r->priority = m->priority;
+	r->since = env_mono(p->km->env);
+	a->last = r;
 	a->coming += r->count;
-	draw_alone(r);
+	if (others_wait)
+		wait_in_turn(r);
+	else
+		draw_alone(r);
 }
 
 /* ---- supplying them ------------------------------------------------------------------------------------------- */
@@ -210,17 +240,39 @@ static uint64_t earned_most(const struct ahead *a)
 	return AHEAD_SHARE * (keys < AHEAD_MOST ? keys : AHEAD_MOST);
 }
 
-static void note_asked(struct ahead *a, uint32_t count)
+/* One draw is supplied while the next is on its way. */
+static uint64_t lately_ns(const struct ahead *a)
 {
-	uint64_t now = env_mono(a->pool->km->env), past = now - a->since, most = earned_most(a);
+	uint64_t ns = 2 * a->took;
 
-	if (past >= AHEAD_LATELY_NS) {
-		a->lately = past < 2 * AHEAD_LATELY_NS ? a->asked : 0;
-		a->asked = 0;
-		a->since = now;
-	}
-	a->asked_at = now;
-	a->asked += count;
+	if (ns > AHEAD_HELD_NS)
+		ns = AHEAD_HELD_NS;
+	return ns > AHEAD_LATELY_NS ? ns : AHEAD_LATELY_NS;
+}
+
+static void look_lately(struct ahead *a)
+{
+	uint64_t now = env_mono(a->pool->km->env), past = now - a->since, lately = lately_ns(a);
+
+	if (past < lately)
+		return;
+	a->lately = past < 2 * lately ? a->supplied : 0;
+	a->supplied = 0;
+	a->since = now;
+}
+
+void ahead_counts(const struct request *r, uint32_t count)
+{
+	const struct ahead_key key = { r->source, r->destination, r->key_len };
+	struct ahead *a;
+	uint64_t most;
+
+	HASH_FIND(hh, r->pool->aheads, &key, sizeof key, a);
+	if (a == NULL)
+		return;
+	most = earned_most(a);
+	look_lately(a);
+	a->supplied += count;
 	a->earned = a->earned + count < most ? a->earned + count : most;
 }
 
@@ -230,7 +282,7 @@ static struct request *that_has(const struct ahead *a, uint32_t count)
 	struct request *r;
 
 	DL_FOREACH (a->ready, r)
-		if (r->count - r->given >= count && a->asked_at - r->ready_at < 2 * AHEAD_HELD_NS)
+		if (r->count - r->given >= count && a->asked_at - r->since < 2 * AHEAD_HELD_NS)
 			return r;
 	return NULL;
 }
@@ -240,6 +292,7 @@ static void supply(struct ahead *a, struct request *r, uint32_t count, km_reply 
 	bool last = r->count - r->given == count;
 
 	a->ready_keys -= count;
+	ahead_counts(r, count);
 	if (last)
 		DL_DELETE(a->ready, r);
 	draw_supply(r, count, reply, arg);
@@ -248,7 +301,7 @@ static void supply(struct ahead *a, struct request *r, uint32_t count, km_reply 
 }
 
 bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
-                    uint32_t key_len, const struct id *trace, km_reply reply, void *arg)
+                    uint32_t key_len, const struct km_key_request *m, km_reply reply, void *arg)
 {
 	struct ahead *a;
 	struct request *r;
@@ -256,10 +309,11 @@ bool ahead_supplies(struct ksa_pool *p, struct application *source, struct appli
 	if (!p->km->limits.supply_ahead)
 		return false;
 	a = ahead_for(p, &(struct ahead_key){ source, destination, key_len });
-	note_asked(a, count);
+	a->asked_at = env_mono(p->km->env);
+	look_lately(a);
 	r = that_has(a, count);
 	if (r != NULL)
 		supply(a, r, count, reply, arg);
-	draw(a, trace);
+	draw(a, m);
 	return r != NULL;
 }

@@ -24,6 +24,7 @@ static void over(struct request *r, enum status s, const char *text)
 		request_fail(r, s, text);
 		return;
 	}
+	ahead_counts(r, r->count);
 	draw_supply(r, r->count, r->reply, r->arg);
 	request_free(r);
 }
@@ -104,22 +105,29 @@ static void dequeue(struct request *r)
 	free(q);
 }
 
-static void fail_waiting(struct request *r, enum status s, const char *text)
+void wait_in_turn(struct request *r)
+{
+	enqueue(r);
+	ksa_pool_make(r->pool);
+	ksa_pool_fill(r->pool);
+}
+
+void stop_waiting(struct request *r, enum status s, const char *text)
 {
 	dequeue(r);
-	request_fail(r, s, text);
+	r->kind->over(r, s, text);
 }
 
 static void give_up_waiting(struct request *r)
 {
 	if (!r->pool->open)
-		fail_waiting(r, ST_PEER_UNREACHABLE, "the far key manager is not reached: try again later");
+		stop_waiting(r, ST_PEER_UNREACHABLE, "the far key manager is not reached: try again later");
 	else if (r->pool->failure.status != ST_OK)
-		fail_waiting(r, r->pool->failure.status, r->pool->failure.text);
+		stop_waiting(r, r->pool->failure.status, r->pool->failure.text);
 	else if (r->pool->in_flight > 0 && r->pool->stock + r->pool->in_flight >= (uint64_t)r->count * r->key_len)
-		fail_waiting(r, ST_TIMED_OUT, "they are on their way and have not arrived in time: try again");
+		stop_waiting(r, ST_TIMED_OUT, "they are on their way and have not arrived in time: try again");
 	else
-		fail_waiting(r, ST_TOO_FEW_KEYS, "fewer are ready than were asked for: ask for fewer, or try again later");
+		stop_waiting(r, ST_TOO_FEW_KEYS, "fewer are ready than were asked for: ask for fewer, or try again later");
 }
 
 static void deadline_passed(void *arg)
@@ -132,10 +140,8 @@ static void deadline_passed(void *arg)
 
 static void wait_for_keys(struct request *r)
 {
-	struct ksa_pool *p = r->pool;
 	uint64_t now = env_mono(r->km->env);
 
-	enqueue(r);
 	if (now >= r->give_up_at) {
 		give_up_waiting(r);
 		return;
@@ -143,8 +149,7 @@ static void wait_for_keys(struct request *r)
 	if (r->deadline == NULL)
 		r->deadline = env_timer_new(r->km->env, deadline_passed, r);
 	env_timer_set(r->km->env, r->deadline, r->give_up_at - now);
-	ksa_pool_make(p);
-	ksa_pool_fill(p);
+	wait_in_turn(r);
 }
 
 void ksa_pool_ready(struct ksa_pool *p)
@@ -188,7 +193,7 @@ const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p)
 void ksa_pool_fail_waiting(struct ksa_pool *p, enum status s, const char *text)
 {
 	while (p->waiting != NULL)
-		fail_waiting(p->waiting->requests, s, text);
+		stop_waiting(p->waiting->requests, s, text);
 }
 
 void ksa_pool_stop(struct ksa_pool *p)
@@ -271,7 +276,7 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 		          source->name, source->waiting);
 		return;
 	}
-	if (ahead_supplies(pool, source, destination, count, size / 8, &m->trace, reply, arg))
+	if (ahead_supplies(pool, source, destination, count, size / 8, m, reply, arg))
 		return;
 	r = request_new(&of_application, pool, count, size / 8);
 	r->source = source;

@@ -510,8 +510,6 @@ class Meanwhile(Attacked):
     turns. Where the machine is busy with other things some tries fail, but not all but one of them; and where it is so busy
     that the key manager waits for a processor most of the time, calm as it is, a try tells nothing of rates."""
 
-    # Not of keys that are taken ahead of requests: none are while somebody has emptied the stock.
-    SETTINGS = 'km_settings = "requests = { ahead = false; };";'
     PHASE, PAIRS, TRIES, LONGEST = 200, 3, 20, 30
     BUSY = 4  # times as long as it runs
 

@@ -288,6 +288,61 @@ static void none_where_keys_are_short(void **state)
 	end(s);
 }
 
+/* ---- where others wait ----------------------------------------------------------------------------------------- */
+
+enum { SMALL = 64 };
+
+static void greedy_asks(void *arg);
+
+static void greedy_answered(const struct km_answer *answer, void *arg)
+{
+	(void)answer;
+	if (arg != NULL)
+		sim_after(arg, NS_PER_MS, greedy_asks, arg);
+}
+
+static void greedy_asks(void *arg)
+{
+	static const struct km_key_request m = { .source = "greedy", .destination = "app1", .number = 128, .size = SMALL,
+		                                 .deadline = 5 * NS_PER_S };
+	struct sim *s = arg;
+
+	km_receive(sim_core(sim_node(s, 0)), KM_KEY_REQUEST, m.source, &m, greedy_answered,
+	           sim_now(s) < 14 * NS_PER_S ? s : NULL);
+}
+
+/* What is drawn ahead waits in turn with the requests of others: who goes on asking has its share, and does not wait
+ * for each key. */
+static void who_goes_on_asking_has_a_turn(void **state)
+{
+	struct sim_options o;
+	struct sim *s;
+	static uint32_t result; /* outlives the simulation */
+	unsigned ahead = 0;
+
+	(void)state;
+	sim_defaults(&o);
+	o.seed = 10;
+	o.nodes = 2;
+	o.request_interval = 0;
+	s = sim_new(&o);
+	sim_run(s, 10 * NS_PER_S);
+	for (int i = 0; i < 500; i++)
+		greedy_asks(s);
+	sim_run(s, NS_PER_S);
+	assert_non_null(pool_of(s)->waiting);
+	for (int i = 0; i < 2000; i++) {
+		sim_request(s, 0, 1, 1, SMALL, 2 * NS_PER_S, &result);
+		ahead += result == ST_OK;
+		sim_run(s, NS_PER_MS);
+	}
+	assert_in_range(ahead, 300, 2000);
+	assert_non_null(pool_of(s)->waiting);
+	sim_run(s, 10 * NS_PER_S);
+	assert_null(pool_of(s)->aheads);
+	end(s);
+}
+
 /* Nor is anybody supplied so before those who have waited longer. */
 static void none_where_others_wait(void **state)
 {
@@ -358,7 +413,7 @@ static void either_end_is_killed(void **state)
 		sim_run(s, 5 * NS_PER_MS);
 		sim_start(victim);
 		sim_run(s, 2 * NS_PER_S);
-		steadily(s, 100, 1);
+		steadily(s, 200, 1);
 		assert_int_equal(at_once(s, 1, 1), 1);
 		end(s);
 	}
@@ -379,7 +434,7 @@ static void commits_fail(void **state)
 		if (!sim_node_is_up(sim_node(s, 0)))
 			sim_start(sim_node(s, 0));
 		sim_run(s, 2 * NS_PER_S);
-		steadily(s, 100, 1);
+		steadily(s, 200, 1);
 		assert_int_equal(at_once(s, 1, 1), 1);
 		end(s);
 	}
@@ -399,6 +454,7 @@ int main(void)
 		cmocka_unit_test(requests_for_more_than_one),
 		cmocka_unit_test(none_where_keys_are_short),
 		cmocka_unit_test(none_where_others_wait),
+		cmocka_unit_test(who_goes_on_asking_has_a_turn),
 		cmocka_unit_test(none_are_supplied_once_the_destination_was_lost),
 		cmocka_unit_test(none_that_were_on_their_way_when_it_was_lost),
 		cmocka_unit_test(either_end_is_killed),
