@@ -246,6 +246,7 @@ struct fill {
 	enum fill_stage stage;
 	bool has_tag; /* else, after a restart, it is computed of what the pool holds */
 	uint8_t tag[KM_TAG_LEN];
+	uint64_t verified_in; /* of the pool's openings */
 	struct use use; /* its range of the link pool is on its way */
 	uint64_t told;  /* unused_below of the message that was sent last */
 	bool never_left; /* it is no loss: nobody else ever had it */

@@ -362,6 +362,7 @@ static void send_verify(struct fill *f)
 	struct km_verify m = { .trace = f->trace, .pool = f->pool_id, .offset = f->note.ksa_offset, .len = f->note.len };
 
 	memcpy(m.tag, f->tag, sizeof m.tag);
+	f->verified_in = f->pool->opening;
 	km_send(f->pool->km, KM_VERIFY, f->pool->destination, &m, verify_answered, f);
 }
 
@@ -400,6 +401,13 @@ static void verify(struct fill *f)
 	}
 }
 
+/* The destination may have answered before it made the range ready (km_verify.c). If it was killed it learns how far
+ * it should have when the pool is opened again: not of a range that waits here for those before it. */
+static bool is_forgotten(const struct fill *f)
+{
+	return f->stage == FILL_VERIFIED && (!f->pool->open || f->verified_in != f->pool->opening);
+}
+
 /* Takes the pool's fills to their next stages, as far as those before them let them. */
 static void advance(struct ksa_pool *p)
 {
@@ -411,6 +419,8 @@ static void advance(struct ksa_pool *p)
 	DL_FOREACH (p->fills, f) {
 		if (f->stage == FILL_TAKING || f->stage == FILL_SENDING)
 			return;
+		if (is_forgotten(f))
+			f->stage = FILL_ARRIVED;
 		if (f->stage == FILL_ARRIVED)
 			verify(f);
 		if (f->stage == FILL_VERIFIED && settling) {
