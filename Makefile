@@ -127,7 +127,7 @@ PROGRAMS += qkdn-keyreq
 qkdn-keyreq := tools/command.c tools/keyreq/keyreq.c tools/keyreq/output.c tools/keyreq/key_files.c
 
 PROGRAMS += qkdn-kmd
-KM := km km_make km_link km_stock km_ingest km_module km_sync km_use km_pool km_fill km_verify km_allocate km_transit km_route km_recall km_share km_relay km_control km_supply km_draw km_ahead km_assign km_fetch km_status
+KM := km km_make km_link km_stock km_ingest km_module km_sync km_use km_pool km_fill km_verify km_allocate km_hop km_transit km_route km_recall km_share km_relay km_control km_supply km_draw km_ahead km_assign km_fetch km_status
 qkdn-kmd := $(KM:%=server/km/%.c) server/km/wire.c server/km/km_ak.c server/km/km_kq.c server/km/km_kx1.c \
 	server/km/km_kx2.c server/km/km_ck.c server/km/km_mk.c server/km/km_conf.c server/km/kmd.c
 

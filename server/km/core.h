@@ -50,8 +50,8 @@ uint64_t uses_unused_below(const struct uses *u);
 bool uses_to_be_told(const struct uses *u);
 void uses_told(struct uses *u, uint64_t unused_below); /* the destination has taken that message */
 
-/* ---- a QKD link: km_make.c (its pools), km_link.c (opening, the peer), km_ingest.c (Kq), km_sync.c (Kx-1
- * synchronization) ---- */
+/* ---- a QKD link: km_make.c (its pools), km_link.c (opening, the peer), km_ingest.c (Kq), km_module.c (its module),
+ * km_sync.c (Kx-1 synchronization), km_stock.c (room in its pools) ---- */
 
 /* What a work needs to know of a link. Does not change once the link has an ID. */
 struct link_view {
@@ -202,8 +202,30 @@ enum { LINK_NOTE_VERSION = 2 };
 MUST_CHECK enum status link_note_get(struct ks_txn *t, const char *link, struct link_note *n);
 MUST_CHECK enum status link_note_put(struct ks_txn *t, const char *link, const struct link_note *n);
 
-/* ---- KSA pools: km_pool.c (opening), km_fill.c (filling), km_verify.c (Kx-2 verification), km_supply.c, km_draw.c,
- * km_ahead.c and km_fetch.c (Ak), km_assign.c (Kx-2 assignment) ------------ */
+/* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
+MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
+MUST_CHECK enum status used_forget(struct ks_txn *t, const struct id *pool);
+
+/* km_make.c: makes the link's pools under that ID; then, with ST_OK, the link has it. */
+void link_make(struct link *l, const struct id *id, void (*then)(struct link *l, enum status s, void *arg), void *arg);
+
+/* What the start of a KM finds of a link (km_make.c). */
+struct link_loaded {
+	struct link *l;
+	struct link_view view;
+	struct secret found; /* in the file of the initial secret; empty: none */
+	bool secret_is_spent; /* a link was made of it before */
+	bool forgotten;       /* by this very load, since found is a fresh secret; voided: bytes of it */
+	struct link_note note;
+	uint8_t stored[BLOCKS_AHEAD / 8];
+	uint64_t seen, stock[2], head_out, voided;
+};
+void link_look_for_secret(struct link *l, struct secret *found);
+MUST_CHECK enum status link_load(struct ks_txn *t, struct link_loaded *l); /* runs in a work; again after a failure */
+void link_take_over(struct link *l, const struct link_loaded *loaded);
+
+/* ---- KSA pools at their source: km_pool.c (opening), km_fill.c (filling), km_supply.c, km_draw.c and km_ahead.c
+ * (Ak) ---- */
 
 /*
  * A fill is a range of key bits on its way into a KSA pool (km_fill.c). How it gets to the destination is
@@ -363,6 +385,23 @@ void relay_refused(struct fill *f, const struct transit_end *end);
 enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
 void relay_abandon(struct fill *f);
 
+/* ---- a hop of a relay: km_hop.c ----------------------------------------------------------------------------- */
+
+/* Takes total bytes of a pool in as many runs as it needs, at most KM_PADS_MAX, and none where there are too few.
+ * *left: bytes that stay behind; all there are where they are too few. Runs in a work. */
+MUST_CHECK enum status pads_take(struct ks_txn *t, const struct id *pool, size_t total, struct km_pad *pads,
+                                 uint32_t *count, uint64_t *left, struct secret *out);
+/* At the other end: the bytes of these, one behind another; they must be total. Runs in a work. */
+MUST_CHECK enum status pads_take_at(struct ks_txn *t, const struct id *pool, const struct km_pad *pads,
+                                    uint32_t count, size_t total, struct secret *out);
+/* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
+void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
+/* Takes a relay's pads and opens its ciphertext: the first len bytes of text. Runs in a work. */
+MUST_CHECK enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struct km_relay *m,
+                                  struct secret *text);
+/* A copy of a relay message that lives by itself; free() frees all of it. */
+struct km_relay *relay_copy(const struct km_relay *m);
+
 /* ---- relay: km_transit.c (a range on its way over this node), km_relay.c (its ends) ------------------------ */
 
 struct transit;
@@ -493,14 +532,6 @@ MUST_CHECK enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool
 /* Wipes groups whose time is over, some in a call; *bytes: how much. */
 MUST_CHECK enum status shares_expire(struct ks_txn *t, uint64_t utc_now, uint64_t *bytes);
 
-/* What both ends of a hop compute: the tag over a relay message, under the 32 bytes at key. */
-void relay_tag(const struct km_relay *m, const uint8_t *key, uint8_t tag[KM_TAG_LEN]);
-/* Takes a relay's pads and opens its ciphertext: the first len bytes of text. Runs in a work. */
-MUST_CHECK enum status relay_open(struct ks_txn *t, const struct id *link_pool, const struct km_relay *m,
-                                  struct secret *text);
-/* A copy of a relay message that lives by itself; free() frees all of it. */
-struct km_relay *relay_copy(const struct km_relay *m);
-
 /* ---- the controller: km_control.c ---------------------------------------------------------------------------- */
 
 struct control {
@@ -515,6 +546,8 @@ void control_peer_up(struct km *km, bool up);
 void control_tick(struct km *km);
 void control_answered(struct km *km);
 void control_report_links(struct km *km);
+
+/* ---- KSA pools at their destination: km_pool.c (opening), km_verify.c and km_assign.c (Kx-2) ----------------- */
 
 /* The KSA pool of a pair whose destination is this KM; found by ID or by source. */
 struct ksa_inbound {
@@ -562,10 +595,6 @@ MUST_CHECK enum status arrived_void(struct ks_txn *t, const struct id *pool, uin
 MUST_CHECK enum status arrived_end(struct ks_txn *t, const struct id *pool, uint64_t below, bool settle);
 void make_verified_ready(struct km *km); /* submits the works for what was verified and is not ready yet */
 void verified_free(struct km *km);
-
-/* How far a peer's use of a pool has been seen here: "used/" and the pool's ID. Run in a work. */
-MUST_CHECK enum status used_raise(struct ks_txn *t, const struct id *pool, uint64_t used);
-MUST_CHECK enum status used_forget(struct ks_txn *t, const struct id *pool);
 
 /* ---- the whole ---------------------------------------------------------------------------------------- */
 
@@ -632,23 +661,5 @@ km_handler handle_link_open, handle_link_sync, handle_allocate, handle_relay, ha
 km_handler handle_pool_open, handle_verify, handle_assign, handle_void;
 km_handler handle_mk_status, handle_mk_pools, handle_mk_modules, handle_mk_relays, handle_mk_change_master_key;
 km_handler handle_ck_reservation, handle_ck_relay, handle_ck_allocation, handle_ck_void;
-
-/* km_make.c: makes the link's pools under that ID; then, with ST_OK, the link has it. */
-void link_make(struct link *l, const struct id *id, void (*then)(struct link *l, enum status s, void *arg), void *arg);
-
-/* What the start of a KM finds of a link (km_make.c). */
-struct link_loaded {
-	struct link *l;
-	struct link_view view;
-	struct secret found; /* in the file of the initial secret; empty: none */
-	bool secret_is_spent; /* a link was made of it before */
-	bool forgotten;       /* by this very load, since found is a fresh secret; voided: bytes of it */
-	struct link_note note;
-	uint8_t stored[BLOCKS_AHEAD / 8];
-	uint64_t seen, stock[2], head_out, voided;
-};
-void link_look_for_secret(struct link *l, struct secret *found);
-MUST_CHECK enum status link_load(struct ks_txn *t, struct link_loaded *l); /* runs in a work; again after a failure */
-void link_take_over(struct link *l, const struct link_loaded *loaded);
 
 #endif
