@@ -212,6 +212,34 @@ static void few_for_who_asks_for_few(void **state)
 	end(s);
 }
 
+/* One is asked for every millisecond: how many of 2000 are answered at once. */
+static unsigned ahead_of_2000(struct sim *s, bool commits_are_slow)
+{
+	static uint32_t result; /* outlives the simulation */
+	unsigned ahead = 0;
+
+	for (int i = 0; i < 2000; i++) {
+		if (commits_are_slow)
+			sim_next_commit(sim_node(s, 0), COMMIT_SLOW);
+		sim_request(s, 0, 1, 1, 8 * KEY, NS_PER_S, &result);
+		ahead += result == ST_OK;
+		sim_run(s, NS_PER_MS);
+	}
+	return ahead;
+}
+
+/* Where a commit takes long, more: they last until the next come. */
+static void more_where_commits_are_slow(void **state)
+{
+	struct sim *s = rich_pair(11);
+
+	(void)state;
+	steadily(s, 200, 1);
+	assert_in_range(ahead_of_2000(s, false), 1600, 2000);
+	assert_in_range(ahead_of_2000(s, true), 1000, 2000);
+	end(s);
+}
+
 static void all_at_once_and_never_again(void **state)
 {
 	struct sim *s = rich_pair(4);
@@ -355,6 +383,9 @@ static void none_where_others_wait(void **state)
 	sim_request(s, 0, 1, 128, 8192, 2 * NS_PER_S, NULL); /* more than there is */
 	steadily(s, 30, 1);
 	none_at_once(s, 20, NS_PER_MS / 8);
+	sim_run(s, 300 * NS_PER_MS);
+	assert_non_null(pool_of(s)->waiting);
+	assert_null(pool_of(s)->aheads); /* they do not wait for ever themselves */
 	links_down(s, false);
 	end(s);
 }
@@ -450,6 +481,7 @@ int main(void)
 		cmocka_unit_test(what_is_not_asked_for_is_given_up),
 		cmocka_unit_test(bursts_lose_no_more_than_their_share),
 		cmocka_unit_test(few_for_who_asks_for_few),
+		cmocka_unit_test(more_where_commits_are_slow),
 		cmocka_unit_test(all_at_once_and_never_again),
 		cmocka_unit_test(requests_for_more_than_one),
 		cmocka_unit_test(none_where_keys_are_short),
