@@ -250,10 +250,11 @@ static uint64_t lately_ns(const struct ahead *a)
 	return ns > AHEAD_LATELY_NS ? ns : AHEAD_LATELY_NS;
 }
 
-static void look_lately(struct ahead *a)
+static void note_asked(struct ahead *a)
 {
 	uint64_t now = env_mono(a->pool->km->env), past = now - a->since, lately = lately_ns(a);
 
+	a->asked_at = now;
 	if (past < lately)
 		return;
 	a->lately = past < 2 * lately ? a->supplied : 0;
@@ -261,19 +262,22 @@ static void look_lately(struct ahead *a)
 	a->since = now;
 }
 
+static void note_supplied(struct ahead *a, uint32_t count)
+{
+	uint64_t most = earned_most(a);
+
+	a->supplied += count;
+	a->earned = a->earned + count < most ? a->earned + count : most;
+}
+
 void ahead_counts(const struct request *r, uint32_t count)
 {
 	const struct ahead_key key = { r->source, r->destination, r->key_len };
 	struct ahead *a;
-	uint64_t most;
 
 	HASH_FIND(hh, r->pool->aheads, &key, sizeof key, a);
-	if (a == NULL)
-		return;
-	most = earned_most(a);
-	look_lately(a);
-	a->supplied += count;
-	a->earned = a->earned + count < most ? a->earned + count : most;
+	if (a != NULL)
+		note_supplied(a, count);
 }
 
 /* The first request that has as many left, and was not held for too long: the timer may be late. */
@@ -292,7 +296,7 @@ static void supply(struct ahead *a, struct request *r, uint32_t count, km_reply 
 	bool last = r->count - r->given == count;
 
 	a->ready_keys -= count;
-	ahead_counts(r, count);
+	note_supplied(a, count);
 	if (last)
 		DL_DELETE(a->ready, r);
 	draw_supply(r, count, reply, arg);
@@ -309,8 +313,7 @@ bool ahead_supplies(struct ksa_pool *p, struct application *source, struct appli
 	if (!p->km->limits.supply_ahead)
 		return false;
 	a = ahead_for(p, &(struct ahead_key){ source, destination, key_len });
-	a->asked_at = env_mono(p->km->env);
-	look_lately(a);
+	note_asked(a);
 	r = that_has(a, count);
 	if (r != NULL)
 		supply(a, r, count, reply, arg);
