@@ -552,6 +552,8 @@ void draw_stop(struct ksa_pool *p)
 			continue; /* its draw's */
 		DL_DELETE(p->taken, r);
 		uses_end(&p->uses, &r->use, false);
+		give_up(p, request_len(r));
 		r->kind->over(r, ST_BUSY, text);
 	}
+	tell_given_up(p);
 }

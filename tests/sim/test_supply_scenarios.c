@@ -16,6 +16,7 @@
 #include "../../server/km/core.h"
 #include "log.h"
 #include "sim.h"
+#include "stated.h"
 
 static struct sim *pair(uint64_t seed)
 {
@@ -438,7 +439,7 @@ enum { MANY = 64 };
 
 struct asked {
 	struct sim *sim;
-	unsigned answered, assignments;
+	unsigned answered, refused, assignments;
 	bool lose; /* the first assignment's answer */
 };
 
@@ -459,7 +460,7 @@ static void was_answered(const struct km_answer *answer, void *arg)
 {
 	struct asked *t = arg;
 
-	t->answered += answer->err.status == ST_OK;
+	*(answer->err.status == ST_OK ? &t->answered : &t->refused) += 1;
 }
 
 static void ask_one(struct asked *t)
@@ -511,6 +512,41 @@ static void requests_do_not_wait_for_others(void **state)
 	ask_one(&t);
 	sim_run(s, 20 * NS_PER_MS);
 	assert_int_equal(t.answered, 1);
+	end(s);
+}
+
+/* ---- an orderly stop ------------------------------------------------------------------------------------------------ */
+
+static void stop_now(const struct km_answer *answer, void *arg)
+{
+	(void)answer;
+	km_stop(arg);
+}
+
+/* In the moment when its keys are taken, durable, and about to be assigned: after a commit that failed these come in
+ * this order. They are given up, counted and stated. */
+static void stopped_before_an_assignment(void **state)
+{
+	struct sim *s = pair(402);
+	struct asked t = { .sim = s };
+	struct km *km = sim_core(sim_node(s, 0));
+	uint64_t before = given_up(s), stated = stated_bytes();
+
+	(void)state;
+	ksa_pool_to(km, "km001")->careful = true;
+	sim_set_hook(s, count_assignments, &t);
+	ask_one(&t);
+	sim_run(s, 10 * NS_PER_US); /* its keys are to be taken with the next commit */
+	km_receive(km, KM_MK_POOLS, "admin", NULL, stop_now, km);
+	sim_run(s, NS_PER_S);
+	assert_int_equal(t.refused, 1);
+	assert_int_equal(t.assignments, 0);
+	assert_int_equal(given_up(s) - before, 32);
+	assert_int_equal(stated_bytes() - stated, 32);
+	sim_kill(sim_node(s, 0));
+	sim_start(sim_node(s, 0));
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(ask(s), ST_OK);
 	end(s);
 }
 
@@ -680,6 +716,7 @@ int main(void)
 		cmocka_unit_test(assignment_lost_late_or_twice),
 		cmocka_unit_test(requests_of_a_turn_are_one_work),
 		cmocka_unit_test(requests_do_not_wait_for_others),
+		cmocka_unit_test(stopped_before_an_assignment),
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 	};
