@@ -168,8 +168,10 @@ static void over(struct request *r, enum status s, const char *text)
 	note_taken(a, r);
 	DL_APPEND(a->ready, r);
 	a->ready_keys += r->count;
-	if (!p->open || !id_equal(draw_pool_id(r), &p->id)) /* meanwhile */
-		give_up(a, r);
+	if (p->open && !p->km->stopping && id_equal(draw_pool_id(r), &p->id))
+		return;
+	give_up(a, r); /* it comes too late */
+	tell_not_asked_for(p);
 }
 
 static void fell_short(struct request *r)

@@ -7,6 +7,7 @@
 #include "../../server/km/core.h"
 #include "log.h"
 #include "scenario.h"
+#include "stated.h"
 
 enum { KEY = 32, AT_ONCE = 10, SHARE = 16 };
 
@@ -431,6 +432,27 @@ static void none_that_were_on_their_way_when_it_was_lost(void **state)
 	end(s);
 }
 
+/* An orderly stop: what comes to be ready behind it is given up at once, and stated. */
+static void none_are_held_by_a_key_manager_that_stops(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 10; i++) {
+		struct sim *s = rich_pair(400 + i);
+		uint64_t stated = stated_bytes(), lost;
+
+		steadily(s, 200 + i, 1);
+		km_stop(sim_core(sim_node(s, 0)));
+		sim_run(s, 50 * NS_PER_MS); /* what was on its way has come */
+		lost = stats_of(s).bytes_voided;
+		assert_in_range(lost, KEY, 512 * KEY);
+		assert_int_equal(stated_bytes() - stated, lost);
+		sim_run(s, NS_PER_S);
+		assert_int_equal(stats_of(s).bytes_voided, lost);
+		sim_kill(sim_node(s, 0));
+		end(s);
+	}
+}
+
 static void either_end_is_killed(void **state)
 {
 	(void)state;
@@ -489,10 +511,13 @@ int main(void)
 		cmocka_unit_test(who_goes_on_asking_has_a_turn),
 		cmocka_unit_test(none_are_supplied_once_the_destination_was_lost),
 		cmocka_unit_test(none_that_were_on_their_way_when_it_was_lost),
+		cmocka_unit_test(none_are_held_by_a_key_manager_that_stops),
 		cmocka_unit_test(either_end_is_killed),
 		cmocka_unit_test(commits_fail),
 	};
 
 	log_open("test_ahead_scenarios", LOG_LEVEL_ERROR);
+	if (getenv("SIM_TEST") != NULL)
+		cmocka_set_test_filter(getenv("SIM_TEST"));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
