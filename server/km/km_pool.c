@@ -23,12 +23,32 @@ void ksa_pool_failed(struct ksa_pool *p, const char *doing, enum status s)
 		log_error("KSA pool to %s: %s: %s", p->destination, doing, status_name(s));
 }
 
+/* Of the pair's old pool: *bytes is what is given up with it; zero: there is none. Runs in a work. */
+static enum status retire_pool(struct ks_txn *t, const struct id *pool, uint64_t *bytes)
+{
+	struct ks_pool before, after;
+	enum status s;
+
+	*bytes = 0;
+	if (id_is_zero(pool))
+		return ST_OK;
+	s = ks_pool_get(t, pool, &before);
+	if (s == ST_OK)
+		s = ks_pool_retire(t, pool);
+	if (s == ST_OK)
+		s = ks_pool_get(t, pool, &after);
+	if (s == ST_OK)
+		*bytes = after.voided - before.voided;
+	return s;
+}
+
 /* ---- the source ------------------------------------------------------------------------------------ */
 
 struct pool_work {
 	struct ksa_pool *p;
 	struct ks_pool_desc desc;
 	struct id retire; /* zero: none */
+	uint64_t retired; /* bytes that were in it */
 	struct ks_pool state;
 	uint64_t used;
 	uint64_t taken; /* what is assigned above it was never answered here */
@@ -39,7 +59,7 @@ struct pool_work {
 static enum status make_work(struct ks_txn *t, void *arg)
 {
 	struct pool_work *w = arg;
-	enum status s = id_is_zero(&w->retire) ? ST_OK : ks_pool_retire(t, &w->retire);
+	enum status s = retire_pool(t, &w->retire, &w->retired);
 
 	if (s == ST_OK)
 		s = ks_pool_create(t, &w->desc);
@@ -170,6 +190,10 @@ static void looked(enum status s, void *arg)
 		free(w);
 		return;
 	}
+	if (!id_is_zero(&w->retire))
+		log_warning("KSA pool to %s: made anew; %llu bytes of the old one are given up", p->destination,
+		            (unsigned long long)w->retired);
+	p->km->counters.bytes_voided += w->retired;
 	p->id = w->desc.id;
 	p->opening = next_opening(p);
 	if (w->state.head > p->base)
@@ -326,6 +350,7 @@ struct opening {
 	struct km *km;
 	struct ks_pool_desc desc;
 	struct id retire; /* the pair's old pool; zero: none */
+	uint64_t retired; /* bytes that were in it */
 	uint64_t opening;
 	uint64_t ready; /* the source has verified all below */
 	uint64_t used;  /* the source assigns nothing below any more */
@@ -370,7 +395,7 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 	struct opening *o = arg;
 	struct ks_pool pool = { .retired = false };
 	struct ksa_use use = { 0, 0 };
-	enum status s = id_is_zero(&o->retire) ? ST_OK : ks_pool_retire(t, &o->retire);
+	enum status s = retire_pool(t, &o->retire, &o->retired);
 
 	if (s == ST_OK && !id_is_zero(&o->retire))
 		s = shares_retire(t, &o->retire);
@@ -400,10 +425,13 @@ static void opening_done(enum status s, void *arg)
 		err_set(&o->a.answer.err, s, "KSA pool of %s: %s cannot open it: %s", o->desc.source, o->km->name,
 		        status_name(s));
 	} else {
+		if (!id_is_zero(&o->retire))
+			log_warning("KSA pool from %s: made anew there; %llu bytes of the old one are given up",
+			            o->desc.source, (unsigned long long)o->retired);
 		if (o->given_up > 0)
 			log_info("KSA pool from %s: %llu bytes that were on their way to applications there are given up",
 			         o->desc.source, (unsigned long long)o->given_up);
-		o->km->counters.bytes_voided += o->given_up;
+		o->km->counters.bytes_voided += o->retired + o->given_up;
 		ksa_inbound_add(o->km, &o->desc.id, o->desc.source, o->opening);
 	}
 	o->reply(&o->a.answer, o->arg);
@@ -441,12 +469,10 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 	o->desc.kind = KS_POOL_KSA;
 	strcpy(o->desc.source, from);
 	strcpy(o->desc.destination, km->name);
-	if (old != NULL && !id_equal(&old->id, &m->pool)) {
-		log_warning("KSA pool from %s: made anew there; the keys of the old one are voided", from);
+	if (old != NULL && !id_equal(&old->id, &m->pool))
 		o->retire = old->id;
-	} else if (old != NULL) {
+	else if (old != NULL)
 		old->opening = m->opening; /* from now: what comes late under the old one is refused */
-	}
 	ks_submit(km->ks, opening_work, opening_done, o);
 }
 

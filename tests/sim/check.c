@@ -398,8 +398,7 @@ void check_explain(struct sim *s, const struct id *key)
 	}
 }
 
-/* What was given up is stated in the log, in bytes. */
-static void check_stated(struct sim *s)
+void check_stated(struct sim *s)
 {
 	uint64_t bytes = stated_bytes() - s->stated_before + s->never_stated;
 	struct sim_stats stats;

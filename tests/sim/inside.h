@@ -217,6 +217,7 @@ void check_sent(struct sim *s, struct party *from, struct party *to, enum km_mes
 void check_answer(struct sim *s, struct party *from, struct party *to, enum km_message m, const void *message,
                   const struct km_answer *answer);
 void check_end(struct sim *s);
+void check_stated(struct sim *s); /* what was given up is, in the log, in bytes */
 void check_explain(struct sim *s, const struct id *key);
 void check_free(struct sim *s);
 void check_link_free(struct sim_link *l, int end);

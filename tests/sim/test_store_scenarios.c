@@ -272,22 +272,34 @@ static unsigned retired_pools(struct sim *s, unsigned node)
 	return count;
 }
 
+static uint64_t given_up(struct sim *s)
+{
+	struct sim_stats stats;
+
+	sim_stats(s, &stats);
+	return stats.bytes_voided;
+}
+
 /* It has forgotten what it used: its links are refused at either end, and no key is taken from them again, nor from the
- * pool that it is the source of, which is retired. */
+ * pool that it is the source of, which is retired at both ends, with all that was in it. */
 static void an_older_copy_of_a_store(void **state)
 {
 	(void)state;
 	for (unsigned which = 0; which < 2; which++) {
 		struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
 		struct kv *copy = sim_store_copy(sim_node(s, which));
+		uint64_t low_water = s->options.limits.ksa_low_water, lost;
 		struct sim_stats before, after;
 
 		drain_pair(s);
 		sim_run(s, 10 * NS_PER_S);
 		assert_int_equal(retired_pools(s, which), 0);
+		lost = given_up(s);
 		sim_store_put_back(sim_node(s, which), copy);
 		sim_run(s, 5 * NS_PER_S);
 		assert_true(retired_pools(s, which) > 0);
+		assert_in_range(given_up(s) - lost, 4 * low_water, 9 * low_water); /* the other direction's is not half of it */
+		check_stated(s);
 		sim_stats(s, &before);
 		for (int i = 0; i < 5; i++) {
 			drain_pair(s);
@@ -336,6 +348,7 @@ static void an_older_copy_that_forgot_relays(void **state)
 	ask_three_times(s);
 	sim_stats(s, &after);
 	assert_true(after.answered[ST_LINK_DOWN] > 0);
+	check_stated(s);
 	assert_int_equal(sim_violations(s), 0);
 	sim_free(s);
 }
