@@ -36,6 +36,7 @@ struct fill_work {
 	uint8_t tag[KM_TAG_LEN];
 	struct ks_pool state;
 	bool ran; /* not durable yet */
+	uint64_t erased; /* bytes: none that ended before, with the pool or since the destination had seen keys used behind */
 	uint64_t link_left; /* bytes in the link pool behind the take */
 	void (*taken)(struct fill *f, enum status s);
 };
@@ -130,7 +131,7 @@ static enum status void_work(struct ks_txn *t, void *arg)
 	struct fill_work *w = arg;
 	char key[KS_NOTE_KEY_MAX];
 	uint64_t end = w->note.ksa_offset + w->note.len;
-	enum status s = ks_void(t, &w->pool, w->note.ksa_offset, w->note.len, NULL);
+	enum status s = ks_void(t, &w->pool, w->note.ksa_offset, w->note.len, &w->erased);
 
 	if (s == ST_OK)
 		s = ks_pool_get(t, &w->pool, &w->state);
@@ -315,9 +316,10 @@ static void voided(enum status s, void *arg)
 	struct fill *f = w->fill;
 
 	if (s == ST_OK) {
-		if (!f->never_left) {
-			f->pool->km->counters.bytes_voided += f->note.len;
-			log_warning("KSA pool to %s: %u bytes on their way were given up", f->pool->destination, f->note.len);
+		if (!f->never_left && w->erased > 0) {
+			f->pool->km->counters.bytes_voided += w->erased;
+			log_warning("KSA pool to %s: %llu bytes on their way were given up", f->pool->destination,
+			            (unsigned long long)w->erased);
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		f->pool->stock = w->state.stock;

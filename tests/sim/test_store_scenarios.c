@@ -353,6 +353,45 @@ static void an_older_copy_that_forgot_relays(void **state)
 	sim_free(s);
 }
 
+static bool add_held(const struct ks_pool *pool, void *arg)
+{
+	if (pool->desc.kind == KS_POOL_KSA && strcmp(pool->desc.source, "km000") == 0)
+		*(uint64_t *)arg += pool->stock + pool->unready;
+	return true;
+}
+
+static enum status look_for_held(struct ks_txn *t, void *arg)
+{
+	ks_pool_each(t, add_held, arg);
+	return ST_OK;
+}
+
+/* Ranges that were on their way in the copy end with their pools, and are counted with these. */
+static void an_older_copy_with_ranges_on_their_way(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, by_relay_alone);
+	struct victim v = { .m = KM_RELAY, .from = "km000", .fate = FATE_DROP, .left = 1000 };
+	uint64_t held = 0;
+	struct kv *copy;
+
+	(void)state;
+	sim_set_hook(s, strike, &v);
+	ask_three_times(s);
+	sim_run(s, NS_PER_S);
+	assert_true(v.left < 1000);
+	copy = sim_store_copy(sim_node(s, 0));
+	sim_set_hook(s, NULL, NULL);
+	for (int i = 0; i < 3; i++)
+		ask_three_times(s);
+	sim_store_put_back(sim_node(s, 0), copy);
+	ks_submit(sim_store(sim_node(s, 0)), look_for_held, looked, &held);
+	sim_run(s, 10 * NS_PER_S);
+	assert_int_equal(retired_pools(s, 0), 2);
+	assert_int_equal(km_counters(sim_core(sim_node(s, 0)))->bytes_voided, held);
+	check_stated(s);
+	sim_free(s);
+}
+
 /* ... and where allocations are. */
 static void an_older_copy_that_forgot_allocations(void **state)
 {
@@ -600,6 +639,7 @@ int main(void)
 		cmocka_unit_test(an_older_copy_of_a_store),
 		cmocka_unit_test(an_older_copy_that_forgot_relays),
 		cmocka_unit_test(an_older_copy_that_forgot_allocations),
+		cmocka_unit_test(an_older_copy_with_ranges_on_their_way),
 	};
 
 	log_open("test_store_scenarios", LOG_LEVEL_FATAL);
