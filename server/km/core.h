@@ -300,7 +300,7 @@ struct ksa_pool {
 	UT_hash_handle hh; /* by destination */
 	bool making, open;
 	uint64_t opening;      /* the last one; 0: none yet */
-	uint64_t stock, ready; /* bytes */
+	uint64_t stock;        /* bytes */
 	struct uses uses;      /* keys taken, not yet assigned at the destination */
 	uint64_t settling;     /* bytes that works under way make stock, for the works behind them */
 	uint64_t promised;     /* bytes of the stock for requests whose keys are being taken */

@@ -360,7 +360,6 @@ static void take_over_pool(struct km *km, const struct loaded_pool *loaded)
 	p->id = d->id;
 	p->stock = loaded->pool.stock;
 	uses_lost(&p->uses, loaded->pool.head);
-	p->ready = loaded->pool.ready;
 }
 
 static void take_over_fill(struct km *km, const struct loaded_fill *loaded)

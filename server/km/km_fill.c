@@ -256,7 +256,6 @@ static void settle_ran(void *arg)
 	w->ran = true;
 	p->settling -= keys_of(w->fill);
 	p->stock = w->state.stock;
-	p->ready = w->state.ready;
 }
 
 void fill_stop(struct fill *f)
@@ -323,7 +322,6 @@ static void voided(enum status s, void *arg)
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		f->pool->stock = w->state.stock;
-		f->pool->ready = w->state.ready;
 		fill_over(f);
 	} else {
 		ksa_pool_failed(f->pool, "voiding a range", s);

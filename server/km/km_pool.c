@@ -81,7 +81,6 @@ static void opened(struct pool_work *w)
 	p->open = true;
 	uses_told(&p->uses, w->used);
 	p->stock = w->state.stock;
-	p->ready = w->state.ready;
 	log_info("KSA pool to %s: open, %llu bytes ready", p->destination, (unsigned long long)p->stock);
 	ksa_pool_fill(p);
 	ksa_pool_ready(p);
