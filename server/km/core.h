@@ -384,6 +384,7 @@ void relay_send(struct fill *f); /* as one, whatever the policy says; still to b
 void relay_refused(struct fill *f, const struct transit_end *end);
 enum { COMPLETION_GRACE_NS = 500 * 1000 * 1000 };
 void relay_abandon(struct fill *f);
+bool relay_is_asking(const struct fill *f); /* the controller which way */
 
 /* ---- a hop of a relay: km_hop.c ----------------------------------------------------------------------------- */
 
@@ -449,6 +450,7 @@ struct transit *transit_new(struct km *km, const struct transit_plan *plan, tran
 /* Tells each what is on its way over this node. */
 void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void *arg), void *arg);
 bool transit_is_remembered(const struct transit *t); /* the way it takes */
+bool transit_is_asking(const struct transit *t);     /* the controller for one */
 void transit_forget(struct transit *t); /* its done is not called any more */
 void transits_free(struct km *km);      /* wipes those under way */
 
@@ -522,6 +524,7 @@ void ways_forget(struct km *km);
 
 void shares_send(struct fill *f);
 void shares_abandon(struct fill *f);
+bool shares_are_asking(const struct split *s); /* the controller for ways */
 
 /* At the destination; they run in works. share_keep stores a share, or joins the range where it completes it. */
 MUST_CHECK enum status share_keep(struct ks_txn *t, const struct km_relay *m, const struct secret *text, bool *joined);

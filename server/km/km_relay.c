@@ -90,6 +90,11 @@ void relay_send(struct fill *f)
 	f->transit = transit_new(km, &plan, source_done, f);
 }
 
+bool relay_is_asking(const struct fill *f)
+{
+	return (f->transit != NULL && transit_is_asking(f->transit)) || (f->split != NULL && shares_are_asking(f->split));
+}
+
 void relay_abandon(struct fill *f)
 {
 	if (f->transit != NULL)

@@ -66,6 +66,11 @@ void shares_abandon(struct fill *f)
 	split_put(s);
 }
 
+bool shares_are_asking(const struct split *s)
+{
+	return s->count == 0;
+}
+
 static bool is_over(const struct split *s)
 {
 	return s->fill == NULL || s->fill->stage != FILL_SENDING;

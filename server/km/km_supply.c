@@ -118,12 +118,25 @@ void stop_waiting(struct request *r, enum status s, const char *text)
 	r->kind->over(r, s, text);
 }
 
+static bool waits_for_controller(const struct ksa_pool *p)
+{
+	const struct fill *f;
+
+	DL_FOREACH (p->fills, f)
+		if (relay_is_asking(f))
+			return true;
+	return false;
+}
+
 static void give_up_waiting(struct request *r)
 {
 	if (!r->pool->open)
 		stop_waiting(r, ST_PEER_UNREACHABLE, "the far key manager is not reached: try again later");
 	else if (r->pool->failure.status != ST_OK)
 		stop_waiting(r, r->pool->failure.status, r->pool->failure.text);
+	else if (waits_for_controller(r->pool))
+		stop_waiting(r, ST_PEER_UNREACHABLE, "the controller has not answered which way they are to be relayed: see "
+		                                     "whether it runs, or try again later");
 	else if (r->pool->in_flight > 0 && r->pool->stock + r->pool->in_flight >= (uint64_t)r->count * r->key_len)
 		stop_waiting(r, ST_TIMED_OUT, "they are on their way and have not arrived in time: try again");
 	else

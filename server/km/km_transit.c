@@ -37,7 +37,7 @@ struct transit {
 	transit_done done;
 	void (*drop)(void *arg);
 	void *arg;
-	bool forgotten, restore_route, left;
+	bool forgotten, restore_route, left, asking;
 	bool remembered;    /* the way it takes now was given before the controller was away */
 	struct err failure; /* of the attempt before */
 	km_name failed_from, failed_to;
@@ -214,6 +214,11 @@ void transit_each(struct km *km, void (*each)(const struct km_mk_relay *r, void 
 bool transit_is_remembered(const struct transit *t)
 {
 	return t->remembered;
+}
+
+bool transit_is_asking(const struct transit *t)
+{
+	return t->asking;
 }
 
 void transit_forget(struct transit *t)
@@ -532,6 +537,7 @@ static void found(void *arg, enum status s, const char *text, const struct way *
 	struct transit *t = arg;
 	struct answer *a = &t->answer;
 
+	t->asking = false;
 	if (t->foreseen == NULL) {
 		follow(t, s, text, way);
 		return;
@@ -585,6 +591,7 @@ static void choose(struct transit *t)
 		t->names[i] = t->nodes[i];
 	q.visited = (struct km_route){ t->node_count, t->names };
 	foresee(t, &q);
+	t->asking = true;
 	way_find(t->km, &q, found, t);
 }
 

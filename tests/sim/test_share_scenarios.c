@@ -58,6 +58,20 @@ static void keys_go_over_two_ways(void **state)
 	}
 }
 
+/* Nothing is on its way before it has. */
+static void the_controller_has_not_answered_yet(void **state)
+{
+	struct sim *s = network_of_five(SIM_RING, SIM_CENTRALIZED, true);
+	struct victim v = { .m = KM_CK_NOTIFICATION, .fate = FATE_LATE, .left = 1000 };
+
+	(void)state;
+	sim_set_hook(s, strike, &v);
+	assert_int_equal(ask_far(s, NS_PER_S), ST_PEER_UNREACHABLE);
+	assert_non_null(strstr(sim_refusal(s), "the controller has not answered which way"));
+	sim_set_hook(s, NULL, NULL);
+	end(s);
+}
+
 /* A message of a relay in shares fails; then keys go on, and nothing is left of it. */
 static void with_victim(struct victim v, unsigned kill)
 {
@@ -478,6 +492,7 @@ int main(void)
 		STAGING(wiped_when_its_time_is_over),
 		STAGING(gone_with_what_is_ready_and_with_the_pool),
 		cmocka_unit_test(keys_go_over_two_ways),
+		cmocka_unit_test(the_controller_has_not_answered_yet),
 		cmocka_unit_test(a_share_is_lost_or_late),
 		cmocka_unit_test(completion_or_void_lost_or_twice),
 		cmocka_unit_test(voids_lost_or_twice),

@@ -23,6 +23,7 @@ struct failure {
 	unsigned times;
 	unsigned killed, after_us; /* for five seconds */
 	bool cut;                  /* km000 and km001, for two */
+	uint64_t wait;             /* of the request; 0: three seconds */
 
 	enum status told;
 	const char *text;
@@ -134,6 +135,10 @@ static const struct failure failures[] = {
 	  .told = ST_NO_ROUTE, .text = "the controller does not answer, and no route is remembered" },
 	{ "the controller answers too late", SIM_DISTRIBUTED, ALWAYS(KM_CK_NEXT_HOP, FATE_LATE),
 	  .told = ST_NO_ROUTE, .text = "the controller does not answer, and no next hop is remembered" },
+	{ "the controller has not answered yet", SIM_CENTRALIZED, ALWAYS(KM_CK_NOTIFICATION, FATE_LATE), .wait = NS_PER_S,
+	  .told = ST_PEER_UNREACHABLE, .text = "the controller has not answered which way" },
+	{ "the controller has not answered yet", SIM_DISTRIBUTED, ALWAYS(KM_CK_NEXT_HOP, FATE_LATE), .wait = NS_PER_S,
+	  .told = ST_PEER_UNREACHABLE, .text = "the controller has not answered which way" },
 	{ "the store takes nothing", .happens = store_is_full,
 	  .told = ST_STORAGE, .text = "the key store could not be written" },
 	{ "the link goes down in the middle", .m = KM_RELAY, .from = "km000", .fate = FATE_DELIVER, .times = 1, .cut = true,
@@ -217,7 +222,7 @@ static void befalls(const struct failure *f, enum sim_control control)
 	else
 		sim_set_hook(s, befall, &b);
 	sim_run(s, NS_PER_S);
-	told = ask_for_many(s, 0, 2, 3 * NS_PER_S);
+	told = ask_for_many(s, 0, 2, f->wait > 0 ? f->wait : 3 * NS_PER_S);
 	if (told != f->told)
 		fail_msg("%s: told %s, not %s: \"%s\"", f->what, status_name((enum status)told), status_name(f->told),
 		         sim_refusal(s));
