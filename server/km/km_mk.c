@@ -48,6 +48,8 @@ static void status_result(const struct km_answer *answer, void *result)
 	r->remembering = a->remembering;
 	r->routes_remembered = c->routes_remembered;
 	r->pad_lost = c->pad_lost;
+	r->pad_unsent = c->pad_unsent;
+	r->bytes_discarded = c->bytes_discarded;
 }
 
 bool_t mk_status_1_svc(qkdn_request *a, mk_status_result *result, struct svc_req *rq)

@@ -111,6 +111,7 @@ class Procedures(Case):
         self.assertEqual(status["KM1"]["keys_supplied"], 65)
         self.assertEqual(status["KM3"]["keys_fetched"], 64)
         self.assertGreaterEqual(status["KM2"]["relays_forwarded"], 2)
+        self.assertEqual({(s["pad_lost"], s["pad_unsent"]) for s in status.values()}, {(0, 0)})
         pools = ask("pool", "list", "--node", "KM3")
         self.assertEqual({(p["source"], p["destination"]) for p in pools if p["kind"] == "KSA"},
                          {("KM1", "KM3"), ("KM3", "KM1")})

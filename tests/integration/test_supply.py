@@ -113,7 +113,9 @@ class Accounts(Case):
     def test_a_full_direction_does_not_starve_the_other(self):
         for _ in range(80):  # some eight times what the network holds, all one way
             self.assertEqual(len(self.lab.get("app1", "app2", 100)), 100)
-        keys = self.lab.get("app2", "app1", 100)  # what was discarded meanwhile does not matter
+        keys = self.lab.get("app2", "app1", 100)  # what was discarded meanwhile does not matter, and is told
+        status = json.loads(run("qkdnctl", "km", "status", "--lab", self.lab.folder, "--json").stdout)
+        self.assertGreater(sum(km["bytes_discarded"] for km in status), 0)
         self.assertEqual(self.lab.get_by_id("app1", "app2", keys), keys)
         keys = self.lab.get("app1", "app2", 100)
         self.assertEqual(self.lab.get_by_id("app2", "app1", keys), keys)

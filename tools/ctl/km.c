@@ -128,7 +128,7 @@ static enum status ask_status(struct ctl_client *c, void *arg, struct err *e)
 	if (s == ST_OK)
 		json_array_append_new(
 			arg,
-			json_pack("{s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+			json_pack("{s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 		                  "km", r.km, "controller", r.controller, "registered", r.registered, "remembering",
 		                  r.remembering, "routes_remembered", (json_int_t)r.routes_remembered, "keys_supplied",
 		                  (json_int_t)r.keys_supplied, "keys_fetched", (json_int_t)r.keys_fetched,
@@ -136,7 +136,8 @@ static enum status ask_status(struct ctl_client *c, void *arg, struct err *e)
 		                  (json_int_t)r.blocks_received, "blocks_agreed", (json_int_t)r.blocks_agreed,
 		                  "blocks_voided", (json_int_t)r.blocks_voided, "blocks_differing",
 		                  (json_int_t)r.blocks_differing, "bytes_voided", (json_int_t)r.bytes_voided,
-		                  "pad_lost", (json_int_t)r.pad_lost, "relays_sent", (json_int_t)r.relays_sent, "relays_forwarded",
+		                  "bytes_discarded", (json_int_t)r.bytes_discarded, "pad_lost", (json_int_t)r.pad_lost,
+		                  "pad_unsent", (json_int_t)r.pad_unsent, "relays_sent", (json_int_t)r.relays_sent, "relays_forwarded",
 		                  (json_int_t)r.relays_forwarded, "relays_received", (json_int_t)r.relays_received,
 		                  "relays_refused", (json_int_t)r.relays_refused, "relay_bytes",
 		                  (json_int_t)r.relay_bytes));
@@ -153,14 +154,15 @@ int ctl_km_status(int argc, char **argv)
 		{ "keys_fetched", "FETCHED" },  { "requests_refused", "REFUSED" },
 		{ "blocks_agreed", "BLOCKS" },  { "blocks_voided", "VOIDED" },
 		{ "relays_sent", "SENT" },      { "relays_received", "ARRIVED" },
-		{ "bytes_voided", "BYTES VOIDED" }, { "pad_lost", "PAD LOST" }, { NULL, NULL },
+		{ "bytes_voided", "BYTES VOIDED" }, { "bytes_discarded", "DISCARDED" },
+		{ "pad_lost", "PAD LOST" },     { NULL, NULL },
 	};
 
 	return show(argc, argv,
 	            "Shows what key managers have done since their start, and whether relays take remembered routes "
 	            "because the controller does not answer: keys supplied and fetched, requests refused, "
-	            "blocks of QKD-keys agreed and voided, relays sent and arrived, bytes of keys given up, and of pad that "
-	            "was spent on relays that did not arrive.",
+	            "blocks of QKD-keys agreed and voided, relays sent and arrived, bytes of keys given up, of links "
+	            "discarded from a direction that was full, and of pad that was spent on relays that did not arrive.",
 	            ask_status, columns);
 }
 
