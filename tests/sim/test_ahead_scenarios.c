@@ -340,16 +340,30 @@ static void greedy_asks(void *arg)
 	           sim_now(s) < 14 * NS_PER_S ? s : NULL);
 }
 
-/* What is drawn ahead waits in turn with the requests of others: who goes on asking has its share, and does not wait
- * for each key. */
-static void who_goes_on_asking_has_a_turn(void **state)
+static void note_status(const struct km_answer *answer, void *arg)
+{
+	*(uint32_t *)arg = answer->err.status;
+}
+
+/* Whether it is answered before anything else happens. */
+static bool is_ahead(struct sim *s, uint32_t priority)
+{
+	const struct km_key_request m = { .source = "app0", .destination = "app1", .number = 1, .size = SMALL,
+		                          .deadline = 2 * NS_PER_S, .priority = priority };
+	static uint32_t result; /* outlives the simulation */
+
+	result = UINT32_MAX;
+	km_receive(sim_core(sim_node(s, 0)), KM_KEY_REQUEST, m.source, &m, note_status, &result);
+	return result == ST_OK;
+}
+
+/* How many of 2000 keys that are asked for beside the greedy are ahead. */
+static unsigned ahead_in_turn(uint32_t priority)
 {
 	struct sim_options o;
 	struct sim *s;
-	static uint32_t result; /* outlives the simulation */
 	unsigned ahead = 0;
 
-	(void)state;
 	sim_defaults(&o);
 	o.seed = 10;
 	o.nodes = 2;
@@ -361,14 +375,48 @@ static void who_goes_on_asking_has_a_turn(void **state)
 	sim_run(s, NS_PER_S);
 	assert_non_null(pool_of(s)->waiting);
 	for (int i = 0; i < 2000; i++) {
-		sim_request(s, 0, 1, 1, SMALL, 2 * NS_PER_S, &result);
-		ahead += result == ST_OK;
+		ahead += is_ahead(s, priority);
 		sim_run(s, NS_PER_MS);
 	}
-	assert_in_range(ahead, 300, 2000);
 	assert_non_null(pool_of(s)->waiting);
 	sim_run(s, 10 * NS_PER_S);
 	assert_null(pool_of(s)->aheads);
+	end(s);
+	return ahead;
+}
+
+/* What is drawn ahead waits in turn with the requests of others: who goes on asking has its share, and does not wait
+ * for each key. It has the priority of the application's own requests, so that this makes no difference. */
+static void who_goes_on_asking_has_a_turn(void **state)
+{
+	unsigned ahead = ahead_in_turn(0);
+
+	(void)state;
+	assert_in_range(ahead, 300, 2000);
+	assert_int_equal(ahead_in_turn(7), ahead);
+}
+
+/* To have waited in vain costs nothing of the right to lose keys: they are taken ahead again as soon as there are enough,
+ * by who has been supplied with fewer since than would earn it. */
+static void to_wait_in_vain_loses_nothing(void **state)
+{
+	struct sim *s = rich_pair(12);
+
+	(void)state;
+	links_down(s, true);
+	drain_to(s, 100 * SHARE);
+	steadily(s, 40, 1);
+	sim_request(s, 0, 1, 128, 8192, NS_PER_S / 2, NULL); /* more than there is */
+	for (int i = 0; i < 500; i++) {
+		if (i < 30 || i % 50 == 0)
+			sim_request(s, 0, 1, AT_ONCE, 8 * KEY, NS_PER_MS, NULL);
+		sim_run(s, NS_PER_MS);
+	}
+	sim_run(s, 10 * NS_PER_MS);
+	assert_null(pool_of(s)->waiting);
+	steadily(s, 8, 1);
+	assert_int_equal(at_once(s, 1, 1), 1);
+	links_down(s, false);
 	end(s);
 }
 
@@ -509,6 +557,7 @@ int main(void)
 		cmocka_unit_test(none_where_keys_are_short),
 		cmocka_unit_test(none_where_others_wait),
 		cmocka_unit_test(who_goes_on_asking_has_a_turn),
+		cmocka_unit_test(to_wait_in_vain_loses_nothing),
 		cmocka_unit_test(none_are_supplied_once_the_destination_was_lost),
 		cmocka_unit_test(none_that_were_on_their_way_when_it_was_lost),
 		cmocka_unit_test(none_are_held_by_a_key_manager_that_stops),
