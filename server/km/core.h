@@ -321,7 +321,7 @@ struct ksa_pool {
 	struct ksa_shown shown;
 	bool careful;          /* the last commit failed: nothing is shown before its commit */
 	uint64_t given_up;     /* bytes taken and not assigned that no log line has told yet */
-	struct log_limit complaints;
+	struct log_limit complaints, sums; /* the latter of lines that tell such bytes */
 	bool flush_posted, gather_posted;
 	struct ahead *aheads;  /* keys taken ahead of requests, by the applications and the length that they are for */
 	uint64_t not_asked_for; /* bytes of such keys, given up, that no log line has told yet */
@@ -335,6 +335,7 @@ void ksa_pool_peer_up(struct ksa_pool *p, bool up);
 void ksa_pool_fill(struct ksa_pool *p); /* starts filling where there is need */
 /* Logs what the key store could not do, within bounds: it is tried again and again. */
 void ksa_pool_failed(struct ksa_pool *p, const char *doing, enum status s);
+bool ksa_pool_may_tell(struct ksa_pool *p); /* how many bytes are given up: else with a later line, or at the end */
 void ksa_pool_ready(struct ksa_pool *p); /* more keys are ready: serves those who wait */
 uint64_t ksa_pool_waiting_bytes(const struct ksa_pool *p); /* that the waiting requests lack */
 const struct id *ksa_pool_waiting_trace(const struct ksa_pool *p); /* of the first that waits; NULL: none does */

@@ -53,9 +53,7 @@ struct ahead {
 
 static void tell_not_asked_for(struct ksa_pool *p)
 {
-	unsigned held_back;
-
-	if (p->not_asked_for == 0 || !log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
+	if (p->not_asked_for == 0 || !ksa_pool_may_tell(p))
 		return;
 	log_info("KSA pool to %s: %llu bytes that were assigned there ahead of requests, and not asked for, are given up",
 	         p->destination, (unsigned long long)p->not_asked_for);

@@ -156,9 +156,7 @@ static const char *failure_text(enum status s)
 
 static void tell_given_up(struct ksa_pool *p)
 {
-	unsigned held_back;
-
-	if (p->given_up == 0 || !log_limit_pass(&p->complaints, env_mono(p->km->env), &held_back))
+	if (p->given_up == 0 || !ksa_pool_may_tell(p))
 		return;
 	log_warning("KSA pool to %s: %llu bytes that were taken for requests and not assigned there are given up",
 	            p->destination, (unsigned long long)p->given_up);

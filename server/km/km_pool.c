@@ -23,6 +23,13 @@ void ksa_pool_failed(struct ksa_pool *p, const char *doing, enum status s)
 		log_error("KSA pool to %s: %s: %s", p->destination, doing, status_name(s));
 }
 
+bool ksa_pool_may_tell(struct ksa_pool *p)
+{
+	unsigned held_back; /* their bytes are told */
+
+	return p->km->stopping || log_limit_pass(&p->sums, env_mono(p->km->env), &held_back);
+}
+
 /* Of the pair's old pool: *bytes is what is given up with it; zero: there is none. Runs in a work. */
 static enum status retire_pool(struct ks_txn *t, const struct id *pool, uint64_t *bytes)
 {
@@ -267,6 +274,7 @@ struct ksa_pool *ksa_pool_to(struct km *km, const char *destination)
 			p->shares = km->peers[i].shares;
 	p->complaints.interval_ns = 10 * NS_PER_S;
 	p->complaints.burst = 10;
+	p->sums = p->complaints;
 	strcpy(p->destination, destination);
 	HASH_ADD_STR(km->pools, destination, p);
 	return p;
