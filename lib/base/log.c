@@ -93,3 +93,16 @@ bool log_limit_pass(struct log_limit *limit, uint64_t now, unsigned *held_back)
 	limit->held_back = 0;
 	return true;
 }
+
+void log_limit_end(const struct log_limit *limit, const char *fmt, ...)
+{
+	char about[256];
+	va_list ap;
+
+	if (limit->held_back == 0)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(about, sizeof about, fmt, ap);
+	va_end(ap);
+	log_warning("%s: %u more lines were held back", about, limit->held_back);
+}

@@ -37,5 +37,7 @@ struct log_limit {
 
 /* Whether a line may be written now; *held_back is how many were suppressed before it. */
 bool log_limit_pass(struct log_limit *limit, uint64_t now, unsigned *held_back);
+/* The last word about what they were: logs how many were held back that no line has told. */
+void log_limit_end(const struct log_limit *limit, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 #endif

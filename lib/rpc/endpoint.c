@@ -162,6 +162,7 @@ void rtls_endpoint_free(struct rtls_endpoint *ep)
 	programs_free(ep);
 	trace_close(ep->trace);
 	rtls_credentials_free(ep->credentials);
+	log_limit_end(&ep->limit, "connections");
 	free(ep);
 }
 

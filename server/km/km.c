@@ -521,6 +521,7 @@ void km_free(struct km *km)
 		secret_free(&l->sync_keys);
 		env_timer_free(km->env, l->stock_timer);
 		free(l->initial_secret);
+		log_limit_end(&l->complaints, "link %s", l->view.name);
 		free(l);
 	}
 	HASH_ITER (hh, km->applications, a, next_application) {
@@ -534,6 +535,7 @@ void km_free(struct km *km)
 		DL_FOREACH_SAFE (p->fills, f, next_fill)
 			fill_free(f);
 		ahead_forget(p);
+		log_limit_end(&p->complaints, "KSA pool to %s", p->destination);
 		free(p);
 	}
 	HASH_ITER (hh, km->inbound, in, next_in) {

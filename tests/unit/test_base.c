@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -69,6 +70,29 @@ static void log_lines_are_bounded(void **state)
 	assert_int_equal(passed, 3);
 	assert_true(log_limit_pass(&limit, 3 * NS_PER_S, &held_back));
 	assert_int_equal(held_back, 7);
+}
+
+/* Those that were held back last are told at the end, where there are any. */
+static void no_held_back_line_is_forgotten(void **state)
+{
+	struct log_limit none = { .interval_ns = NS_PER_S, .burst = 3 }, limit = none;
+	char path[] = "/tmp/qkdn-test-XXXXXX", text[256] = "";
+	int err = dup(STDERR_FILENO), fd = mkstemp(path);
+	unsigned held_back;
+
+	(void)state;
+	assert_true(err >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+	for (int i = 0; i < 10; i++)
+		(void)log_limit_pass(&limit, NS_PER_S, &held_back);
+	log_limit_end(&none, "link %s", "a");
+	log_limit_end(&limit, "link %s", "b");
+	dup2(err, STDERR_FILENO);
+	close(err);
+	assert_true(pread(fd, text, sizeof text - 1, 0) > 0);
+	close(fd);
+	unlink(path);
+	assert_non_null(strstr(text, "link b: 7 more lines were held back\n"));
+	assert_null(strstr(text, "link a"));
 }
 
 static void private_files_are_checked(void **state)
@@ -359,6 +383,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(id_text_round_trip),        cmocka_unit_test(names_fit_a_uri_and_a_file),
 		cmocka_unit_test(errors_carry_context),      cmocka_unit_test(log_lines_are_bounded),
+		cmocka_unit_test(no_held_back_line_is_forgotten),
 		cmocka_unit_test(freed_secrets_come_back_zeroed),
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
