@@ -220,6 +220,16 @@ static void a_flood_has_its_share_beside_other_roles(void **state)
 	scene_stop(&s);
 }
 
+/* Turns in which somebody modest has something to do, and all of it is done. */
+static void turns_beside(struct scene *s, struct caller *modest, int turns, uint64_t us)
+{
+	for (int i = 0; i < turns; i++) {
+		wants(modest, 20);
+		turn(s, us);
+		assert_int_equal(modest->wants, 0);
+	}
+}
+
 /* A third of the time, and what it may have saved up; so have two that flood, together. */
 static void beside_others_of_its_role_a_flood_has_a_third_of_the_time(void **state)
 {
@@ -231,19 +241,11 @@ static void beside_others_of_its_role_a_flood_has_a_third_of_the_time(void **sta
 	scene_start(&s);
 	flood = flooding(&s, "app", "flood", 'f');
 	modest = caller_new(&s, "app", "modest", 'm');
-	for (int i = 0; i < TURNS; i++) {
-		wants(modest, 20);
-		turn(&s, US);
-		assert_int_equal(modest->wants, 0);
-	}
+	turns_beside(&s, modest, TURNS, US);
 	assert_in_range(flood->had, TURNS * US / 3 - SAVED, TURNS * US / 3 + SAVED);
 	second = flooding(&s, "app", "second", 's');
 	flood->had = 0;
-	for (int i = 0; i < TURNS; i++) {
-		wants(modest, 20);
-		turn(&s, US);
-		assert_int_equal(modest->wants, 0);
-	}
+	turns_beside(&s, modest, TURNS, US);
 	assert_in_range(flood->had + second->had, TURNS * US / 3 - 2 * SAVED, TURNS * US / 3 + 2 * SAVED);
 	assert_in_range(flood->had, second->had - SAVED, second->had + SAVED);
 	caller_free(second);
@@ -265,11 +267,7 @@ static void a_flood_pays_for_what_its_work_costs_elsewhere(void **state)
 	modest = caller_new(&s, "app", "modest", 'm');
 	flood->costs = COSTS;
 	modest->costs = 100 * COSTS;
-	for (int i = 0; i < TURNS; i++) {
-		wants(modest, 20);
-		turn(&s, US);
-		assert_int_equal(modest->wants, 0);
-	}
+	turns_beside(&s, modest, TURNS, US);
 	assert_in_range(flood->had * (1 + COSTS), TURNS * US / 3 - SAVED * COSTS, TURNS * US / 3 + SAVED * COSTS);
 	caller_free(modest);
 	caller_free(flood);
