@@ -322,6 +322,7 @@ static void voided(enum status s, void *arg)
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		f->pool->stock = w->state.stock;
+		f->pool->filling = true; /* it had been counted on */
 		fill_over(f);
 	} else {
 		ksa_pool_failed(f->pool, "voiding a range", s);

@@ -699,6 +699,46 @@ static void who_asks_for_more_gets_no_more(void **state)
 	}
 }
 
+/* ---- how far a pool is filled -------------------------------------------------------------------------------- */
+
+static struct ksa_pool *filled_pool(struct sim *s)
+{
+	return ksa_pool_to(sim_core(sim_node(s, 0)), "km001");
+}
+
+/* The tag over the range that makes the pool full, with those before it, is another at the destination. */
+static enum sim_fate spoil_the_last(struct sim *s, enum km_message m, const char *from, const char *to,
+                                    const void *message, void *arg)
+{
+	const struct ksa_pool *p = filled_pool(s);
+	bool *spoilt = arg;
+
+	(void)to;
+	if (m == KM_VERIFY && !*spoilt && strcmp(from, "km000") == 0 && !p->filling) {
+		((struct km_verify *)message)->tag[0] ^= 1;
+		*spoilt = true;
+	}
+	return FATE_DELIVER;
+}
+
+static void what_did_not_arrive_is_made_up_for(void **state)
+{
+	struct sim *s = pair(1);
+	bool spoilt = false;
+
+	(void)state;
+	sim_set_hook(s, spoil_the_last, &spoilt);
+	for (int i = 0; i < 20 && !spoilt; i++) {
+		for (int n = 0; n < 4; n++)
+			sim_request(s, 0, 1, 40, 2048, NS_PER_S, NULL);
+		sim_run(s, NS_PER_S);
+	}
+	assert_true(spoilt);
+	sim_run(s, 10 * NS_PER_S);
+	assert_in_range(filled_pool(s)->stock, sim_core(sim_node(s, 0))->limits.ksa_high_water - 1024, UINT64_MAX);
+	end(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -720,6 +760,7 @@ int main(void)
 		cmocka_unit_test(stopped_before_an_assignment),
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
+		cmocka_unit_test(what_did_not_arrive_is_made_up_for),
 	};
 
 	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);
