@@ -219,7 +219,6 @@ static void fill_over(struct fill *f)
 {
 	struct ksa_pool *p = f->pool;
 
-	p->in_flight -= f->note.len;
 	fill_free(f);
 	ksa_pool_ready(p);
 	advance(p);
@@ -255,6 +254,7 @@ static void settle_ran(void *arg)
 
 	w->ran = true;
 	p->settling -= keys_of(w->fill);
+	p->in_flight -= w->fill->note.len;
 	p->stock = w->state.stock;
 }
 
@@ -278,10 +278,12 @@ static void settled(enum status s, void *arg)
 		answer_controller(f, ST_OK, "");
 		fill_over(f);
 	} else {
-		if (w->ran)
+		if (w->ran) {
 			p->stock -= p->stock < keys_of(f) ? p->stock : keys_of(f);
-		else
+			p->in_flight += f->note.len;
+		} else {
 			p->settling -= keys_of(f);
+		}
 		if (s != ST_BUSY)
 			ksa_pool_failed(p, "making a range ready", s);
 		fill_later(f, NS_PER_S, over_later);
@@ -322,6 +324,7 @@ static void voided(enum status s, void *arg)
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
 		f->pool->stock = w->state.stock;
+		f->pool->in_flight -= f->note.len;
 		f->pool->filling = true; /* it had been counted on */
 		fill_over(f);
 	} else {

@@ -739,6 +739,34 @@ static void what_did_not_arrive_is_made_up_for(void **state)
 	end(s);
 }
 
+static void drain_and_commit_slowly(struct sim *s)
+{
+	for (int n = 0; n < 4; n++)
+		sim_request(s, 0, 1, 40, 2048, NS_PER_S, NULL);
+	for (int n = 0; n < 200; n++) {
+		sim_next_commit(sim_node(s, 0), COMMIT_SLOW);
+		sim_run(s, 5 * NS_PER_MS);
+		ksa_pool_fill(filled_pool(s));
+	}
+	sim_next_commit(sim_node(s, 0), COMMIT_DONE);
+	sim_run(s, 5 * NS_PER_S);
+}
+
+/* What became ready is in the stock and no longer on its way, however long its commit takes. */
+static void ranges_that_become_ready_count_once(void **state)
+{
+	struct sim *s = pair(1);
+	struct km_limits *limits = &sim_core(sim_node(s, 0))->limits;
+
+	(void)state;
+	limits->fill_most = limits->ksa_high_water / 16; /* more than may be on their way at once */
+	for (int i = 0; i < 5; i++) {
+		drain_and_commit_slowly(s);
+		assert_in_range(filled_pool(s)->stock, limits->ksa_high_water - 1024, UINT64_MAX);
+	}
+	end(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -761,6 +789,7 @@ int main(void)
 		cmocka_unit_test(fetched_together_each_for_itself),
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 		cmocka_unit_test(what_did_not_arrive_is_made_up_for),
+		cmocka_unit_test(ranges_that_become_ready_count_once),
 	};
 
 	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);
