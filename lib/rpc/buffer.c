@@ -31,10 +31,8 @@ static void buffer_move_to_front(struct buffer *b)
 	secret_wipe(b->bytes + len, old_end - len);
 }
 
-uint8_t *buffer_reserve(struct buffer *b, size_t n)
+uint8_t *buffer_make_room(struct buffer *b, size_t n)
 {
-	if (b->room - b->end >= n && b->bytes != NULL)
-		return b->bytes + b->end;
 	/* moving is worth it where it frees at least as much as it moves */
 	if (b->bytes != NULL && b->room - buffer_len(b) >= n && b->start >= buffer_len(b))
 		buffer_move_to_front(b);

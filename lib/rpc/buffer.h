@@ -26,7 +26,11 @@ static inline uint8_t *buffer_at(const struct buffer *b, size_t offset)
 
 /* Makes room for n bytes behind the last one and returns where they go; the caller moves end. Earlier
  * pointers into the buffer are void. */
-uint8_t *buffer_reserve(struct buffer *b, size_t n);
+uint8_t *buffer_make_room(struct buffer *b, size_t n);
+static inline uint8_t *buffer_reserve(struct buffer *b, size_t n)
+{
+	return b->room - b->end >= n && b->bytes != NULL ? b->bytes + b->end : buffer_make_room(b, n);
+}
 void buffer_append(struct buffer *b, const void *bytes, size_t n);
 void buffer_consume(struct buffer *b, size_t n);    /* wipes the first n bytes */
 void buffer_truncate(struct buffer *b, size_t len); /* wipes what is behind the first len bytes */
