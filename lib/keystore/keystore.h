@@ -196,6 +196,8 @@ MUST_CHECK enum status ks_expire(struct ks_txn *t, uint64_t utc_now, unsigned mo
 /* The ID of the key at offset of a pool, the same at both ends: a keyed permutation (AES-256 under a key
  * derived from the pool's ID) of offset and length, inverted without an index. Any thread. */
 void ks_key_id(const struct id *pool, uint64_t offset, uint32_t key_len, struct id *key_id);
+/* Those of count keys that lie one behind another. */
+void ks_key_ids(const struct id *pool, uint64_t offset, uint32_t key_len, uint32_t count, struct id *key_ids);
 /* false: no key of this pool has that ID. */
 MUST_CHECK bool ks_key_id_invert(const struct id *pool, const struct id *key_id, uint64_t *offset,
 				 uint32_t *key_len);

@@ -51,7 +51,8 @@ struct request {
 	struct use use;    /* from the take until the assignment is answered */
 	struct draw *draw; /* that takes its keys; NULL: none yet */
 	struct request *next_drawn;
-	uint8_t *bytes; /* in the draw's */
+	uint8_t *bytes; /* in the draw's, as are their IDs */
+	struct id *ids;
 	bool unsent;    /* in taken */
 	bool durable;   /* the draw's commit is over */
 	bool assigned;  /* the message is answered */

@@ -29,6 +29,7 @@ struct draw {
 	unsigned holds; /* requests, and the work */
 	uint64_t len;   /* bytes of all keys */
 	struct secret bytes;
+	struct id *ids; /* of all keys, in the order of their bytes */
 	struct request *requests;
 	/* what the work finds */
 	uint64_t base, stock, skipped;
@@ -53,6 +54,7 @@ static void draw_release(struct draw *d)
 	if (--d->holds > 0)
 		return;
 	secret_free(&d->bytes);
+	free(d->ids);
 	free(d);
 }
 
@@ -87,33 +89,32 @@ const struct id *draw_pool_id(const struct request *r)
 	return &r->draw->pool_id;
 }
 
-/* The IDs of its next count keys, which it has no more. */
-static void next_ids(struct request *r, uint32_t count, struct id *ids)
+/* Its next count keys are no more its own. */
+static void give(struct request *r, uint32_t count)
 {
-	const struct id *pool = &r->draw->pool_id;
+	r->given += count;
+	for (struct run *run = r->runs; count > 0; run++) {
+		uint32_t n = count < run->count ? count : run->count;
 
-	for (struct run *run = r->runs; count > 0; run++)
-		for (; run->count > 0 && count > 0; count--, run->count--, run->offset += r->key_len)
-			ks_key_id(pool, run->offset, r->key_len, ids++);
+		run->count -= n;
+		run->offset += (uint64_t)n * r->key_len;
+		count -= n;
+	}
 }
 
 void draw_supply(struct request *r, uint32_t count, km_reply reply, void *arg)
 {
-	struct id one, *ids = count == 1 ? &one : xcalloc(count, sizeof *ids);
 	uint8_t *bytes = r->bytes + (size_t)r->given * r->key_len;
 	struct km_keys keys = { .count = count,
 		                .key_len = r->key_len,
-		                .key_ids = ids,
+		                .key_ids = r->ids + r->given,
 		                .bytes = bytes,
 		                .len = (size_t)count * r->key_len };
 
-	next_ids(r, count, ids);
-	r->given += count;
+	give(r, count);
 	r->km->counters.keys_supplied += count;
 	reply(&keys.answer, arg);
 	secret_wipe(bytes, keys.len);
-	if (ids != &one)
-		free(ids);
 }
 
 /* ---- giving keys up --------------------------------------------------------------------------------------- */
@@ -331,25 +332,31 @@ static void hand_out(struct request **next, uint64_t offset, uint32_t keys)
 	}
 }
 
-/* The keys of the requests from *next on that want the same length, into room; *used grows by their bytes. */
-static enum status draw_alike(struct ks_txn *t, struct draw *d, struct request **next, size_t *used)
+/* The keys of the requests from *next on that want the same length, and their IDs, into room; *used grows by their
+ * bytes, *count by their number. */
+static enum status draw_alike(struct ks_txn *t, struct draw *d, struct request **next, size_t *used, size_t *count)
 {
 	uint32_t key_len = (*next)->key_len;
 	size_t left = 0, len;
 
 	for (struct request *r = *next; r != NULL && r->key_len == key_len; r = r->next_drawn) {
 		r->bytes = d->bytes.bytes + *used + left;
+		r->ids = d->ids + *count + left / key_len;
 		r->got = 0;
 		r->run_count = 0;
 		left += (size_t)r->count * key_len;
 	}
 	for (; left > 0; left -= len, *used += len) {
 		uint64_t offset;
+		uint32_t keys;
 		enum status s = ks_take_into(t, &d->pool_id, key_len, left, key_len, &offset, d->bytes.bytes + *used, &len);
 
 		if (s != ST_OK)
 			return s;
-		hand_out(next, offset, (uint32_t)(len / key_len));
+		keys = (uint32_t)(len / key_len);
+		ks_key_ids(&d->pool_id, offset, key_len, keys, d->ids + *count);
+		*count += keys;
+		hand_out(next, offset, keys);
 	}
 	return ST_OK;
 }
@@ -359,7 +366,7 @@ static enum status draw_work(struct ks_txn *t, void *arg)
 	struct draw *d = arg;
 	struct request *next = d->requests;
 	struct ks_pool pool;
-	size_t used = 0;
+	size_t used = 0, count = 0;
 	enum status s = ks_pool_get(t, &d->pool_id, &pool);
 
 	if (s != ST_OK)
@@ -367,7 +374,7 @@ static enum status draw_work(struct ks_txn *t, void *arg)
 	d->base = pool.durable;
 	s = skip_shown(t, d, &pool);
 	while (s == ST_OK && next != NULL)
-		s = draw_alike(t, d, &next, &used);
+		s = draw_alike(t, d, &next, &used, &count);
 	if (s == ST_OK)
 		s = ks_pool_get(t, &d->pool_id, &pool);
 	if (s != ST_OK)
@@ -478,6 +485,7 @@ static void drawn(enum status s, void *arg)
 static void draw_submit(struct ksa_pool *p, struct request *first)
 {
 	struct draw *d = xcalloc(1, sizeof *d);
+	size_t count = 0;
 	struct request *r;
 
 	*d = (struct draw){ .pool = p, .pool_id = p->id, .shown = &p->shown, .early = !p->careful, .requests = first };
@@ -486,9 +494,11 @@ static void draw_submit(struct ksa_pool *p, struct request *first)
 		r->draw = d;
 		d->holds++;
 		d->len += request_len(r);
+		count += r->count;
 	}
 	p->promised += d->len;
 	secret_alloc(&d->bytes, d->len);
+	d->ids = xcalloc(count, sizeof *d->ids);
 	if (d->early)
 		ks_submit_early(p->km->ks, draw_work, draw_ran, drawn, d);
 	else

@@ -470,7 +470,7 @@ static void a_closed_store_opens_as_it_was(void **state)
 
 static void key_ids_invert(void **state)
 {
-	struct id a = pool_id(1), b = pool_id(2), key, other;
+	struct id a = pool_id(1), b = pool_id(2), key, other, row[5];
 	uint64_t offset;
 	uint32_t len;
 
@@ -482,6 +482,10 @@ static void key_ids_invert(void **state)
 	assert_false(ks_key_id_invert(&b, &key, &offset, &len));
 	ks_key_id(&a, 123456789, 64, &other);
 	assert_false(id_equal(&key, &other));
+	ks_key_ids(&a, 123456789 - 3 * 32, 32, ARRAY_LEN(row), row);
+	assert_true(id_equal(&row[3], &key));
+	assert_true(ks_key_id_invert(&a, &row[4], &offset, &len));
+	assert_int_equal(offset, 123456789 + 32);
 	key.bytes[3] ^= 1;
 	assert_false(ks_key_id_invert(&a, &key, &offset, &len));
 }
