@@ -21,7 +21,7 @@ struct request {
 	uint8_t *args;
 	size_t args_len;
 	struct id trace;
-	bool replied, deferred, result_is_set;
+	bool replied, deferred, result_is_set, args_are_keyless;
 };
 
 struct rtls_deferred {
@@ -167,8 +167,10 @@ static bool_t xprt_getargs(SVCXPRT *xprt, xdrproc_t xdr, void *args)
 /* Never FALSE: rpcgen's dispatchers would exit the process. */
 static bool_t xprt_freeargs(SVCXPRT *xprt, xdrproc_t xdr, void *args)
 {
-	(void)xprt;
-	rtls_wipe(xdr, args);
+	if (request_of(xprt)->args_are_keyless)
+		xdr_free(xdr, args);
+	else
+		rtls_wipe(xdr, args);
 	return TRUE;
 }
 
@@ -307,6 +309,11 @@ const struct rtls_identity *rtls_caller(struct svc_req *rq)
 void rtls_costs(struct svc_req *rq, unsigned microseconds)
 {
 	turn_costs(request_of(rq->rq_xprt)->conn, microseconds);
+}
+
+void rtls_args_are_keyless(struct svc_req *rq)
+{
+	request_of(rq->rq_xprt)->args_are_keyless = true;
 }
 
 struct rtls_deferred *rtls_defer(struct svc_req *rq)

@@ -124,6 +124,8 @@ const struct rtls_identity *rtls_caller(struct svc_req *rq); /* valid until the 
 /* What the call costs beyond being called, in this thread or another: so much is counted for it where its caller
  * has no more than a share of the time. */
 void rtls_costs(struct svc_req *rq, unsigned microseconds);
+/* No key is in the call's arguments: they are freed without being wiped, which costs as much as decoding them. */
+void rtls_args_are_keyless(struct svc_req *rq);
 
 /* Every foo_1_freeresult that rpcgen leaves to us is `return rtls_freeresult(xprt, xdr, result);`: wipes and
  * frees the result, unless the call was deferred or refused and the result was never filled in. */

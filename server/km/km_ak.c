@@ -66,6 +66,7 @@ bool_t ak_key_request_1_svc(ak_key_request_args *a, ak_keys_result *result, stru
 		if (a->extensions.extensions_val[i].mandatory)
 			m.mandatory_extension = a->extensions.extensions_val[i].name;
 	rtls_costs(rq, COST_OF_REQUEST + COST_OF_KEY * m.number);
+	rtls_args_are_keyless(rq);
 	return wire_receive_as(rq, KM_KEY_REQUEST, &m, keys_answered);
 }
 
@@ -80,6 +81,7 @@ bool_t ak_key_request_with_id_1_svc(ak_key_request_with_id_args *a, ak_keys_resu
 
 	(void)result;
 	rtls_costs(rq, COST_OF_REQUEST_WITH_ID + COST_OF_KEY * m.count);
+	rtls_args_are_keyless(rq);
 	return wire_receive_as(rq, KM_KEY_REQUEST_WITH_ID, &m, keys_answered);
 }
 
