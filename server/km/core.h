@@ -604,6 +604,7 @@ void verified_free(struct km *km);
 
 struct application {
 	km_name name, km;
+	struct ksa_pool *pool; /* to its key manager; NULL: not known yet */
 	unsigned waiting;
 	UT_hash_handle hh; /* by name */
 };

@@ -91,10 +91,10 @@ void draw_give_up(struct request *r);
 void wait_in_turn(struct request *r);
 void stop_waiting(struct request *r, enum status s, const char *text); /* it is over */
 
-/* Keys that were taken ahead of requests: km_ahead.c. True: the request m of that many keys, of so many bytes, is
- * answered with such. */
+/* Keys that were taken ahead of requests: km_ahead.c. True: the request m of that many keys, of so many bytes, which
+ * came just now, is answered with such. */
 bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
-                    uint32_t key_len, const struct km_key_request *m, km_reply reply, void *arg);
+                    uint32_t key_len, const struct km_key_request *m, uint64_t now, km_reply reply, void *arg);
 /* Keys supplied to an application's request count for how many are taken ahead, and for how many of these may be lost. */
 void ahead_counts(const struct request *r, uint32_t count);
 

@@ -206,7 +206,7 @@ static void draw(struct ahead *a, const struct km_key_request *m)
 	r->destination = a->key.destination;
 	r->trace = m->trace;
 	r->priority = m->priority;
-	r->since = env_mono(p->km->env);
+	r->since = a->asked_at;
 	a->last = r;
 	a->coming += r->count;
 	if (others_wait)
@@ -250,9 +250,9 @@ static uint64_t lately_ns(const struct ahead *a)
 	return ns > AHEAD_LATELY_NS ? ns : AHEAD_LATELY_NS;
 }
 
-static void note_asked(struct ahead *a)
+static void note_asked(struct ahead *a, uint64_t now)
 {
-	uint64_t now = env_mono(a->pool->km->env), past = now - a->since, lately = lately_ns(a);
+	uint64_t past = now - a->since, lately = lately_ns(a);
 
 	a->asked_at = now;
 	if (past < lately)
@@ -305,7 +305,7 @@ static void supply(struct ahead *a, struct request *r, uint32_t count, km_reply 
 }
 
 bool ahead_supplies(struct ksa_pool *p, struct application *source, struct application *destination, uint32_t count,
-                    uint32_t key_len, const struct km_key_request *m, km_reply reply, void *arg)
+                    uint32_t key_len, const struct km_key_request *m, uint64_t now, km_reply reply, void *arg)
 {
 	struct ahead *a;
 	struct request *r;
@@ -313,7 +313,7 @@ bool ahead_supplies(struct ksa_pool *p, struct application *source, struct appli
 	if (!p->km->limits.supply_ahead)
 		return false;
 	a = ahead_for(p, &(struct ahead_key){ source, destination, key_len });
-	note_asked(a);
+	note_asked(a, now);
 	r = that_has(a, count);
 	if (r != NULL)
 		supply(a, r, count, reply, arg);

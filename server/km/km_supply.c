@@ -272,7 +272,7 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 {
 	const struct km_key_request *m = message;
 	uint32_t count = m->number ? m->number : 1, size = m->size ? m->size : km->limits.default_key_size;
-	uint64_t wait = m->deadline ? m->deadline : km->limits.request_deadline;
+	uint64_t wait = m->deadline ? m->deadline : km->limits.request_deadline, now = env_mono(km->env);
 	struct application *source, *destination;
 	struct ksa_pool *pool;
 	struct request *r;
@@ -282,21 +282,23 @@ void handle_key_request(struct km *km, const char *from, const void *message, km
 		km->counters.requests_refused++;
 		return;
 	}
-	pool = ksa_pool_to(km, destination->km);
+	if (destination->pool == NULL)
+		destination->pool = ksa_pool_to(km, destination->km);
+	pool = destination->pool;
 	if (source->waiting >= km->limits.max_waiting_requests) {
 		km->counters.requests_refused++;
 		km_refuse(reply, arg, ST_BUSY, "application %s has %u requests waiting here already: wait for their answers",
 		          source->name, source->waiting);
 		return;
 	}
-	if (ahead_supplies(pool, source, destination, count, size / 8, m, reply, arg))
+	if (ahead_supplies(pool, source, destination, count, size / 8, m, now, reply, arg))
 		return;
 	r = request_new(&of_application, pool, count, size / 8);
 	r->source = source;
 	r->destination = destination;
 	r->trace = m->trace;
 	r->priority = m->priority;
-	r->give_up_at = env_mono(km->env) + wait;
+	r->give_up_at = now + wait;
 	r->reply = reply;
 	r->arg = arg;
 	r->counted = true;
