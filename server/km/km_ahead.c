@@ -19,8 +19,8 @@
 
 enum {
 	AHEAD_LEAST = 8,                        /* keys; for fewer it is not worth it */
-	AHEAD_BYTES = 16 * 1024,                /* for the same two, at most */
-	AHEAD_MOST = 512,                       /* keys; however they lie, one message has room for them */
+	AHEAD_BYTES = 32 * 1024,                /* for the same two, at most */
+	AHEAD_MOST = 1024,                      /* keys; however they lie, one message has room for them */
 	AHEAD_SHARE = 16,
 	AHEAD_LATELY_NS = 10 * 1000 * 1000,     /* at least; and AHEAD_HELD_NS at most */
 	AHEAD_HELD_NS = 100 * 1000 * 1000,      /* at least; and given up before twice that */
