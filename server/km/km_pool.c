@@ -484,6 +484,7 @@ void handle_pool_open(struct km *km, const char *from, const void *message, km_r
 }
 
 struct voiding {
+	struct km *km;
 	struct km_void m;
 	km_reply reply;
 	void *arg;
@@ -504,6 +505,7 @@ static void void_done(enum status s, void *arg)
 {
 	struct voiding *v = arg;
 
+	arrived_forget(v->km, &v->m.pool, v->m.offset); /* now: its arrival may have been remembered meanwhile */
 	if (s == ST_OK)
 		km_done(v->reply, v->arg);
 	else
@@ -522,8 +524,8 @@ void handle_void(struct km *km, const char *from, const void *message, km_reply 
 		km_refuse(reply, arg, ST_NOT_FOUND, "%s has no KSA pool of that ID from %s: open it", km->name, from);
 		return;
 	}
-	arrived_forget(km, &m->pool, m->offset);
 	v = xcalloc(1, sizeof *v);
+	v->km = km;
 	v->m = *m;
 	v->reply = reply;
 	v->arg = arg;

@@ -165,6 +165,56 @@ static void source_killed_in_the_middle_of_a_relay(void **state)
 	}
 }
 
+/* Its source gives a range up, as when a reservation lapses, while its arrival is being committed, and is killed before
+ * it is void at its own end: it asks for the range again. */
+struct late_void {
+	struct victim kill;
+	struct km_void range;
+	uint64_t after;
+	uint32_t answer;
+};
+
+static void void_now(void *arg)
+{
+	struct late_void *l = arg;
+
+	sim_inject(l->kill.sim, KM_VOID, 0, 2, &l->range, &l->answer);
+}
+
+static enum sim_fate void_a_range_that_arrives(struct sim *s, enum km_message m, const char *from, const char *to,
+                                               const void *message, void *arg)
+{
+	const struct km_relay *relay = message;
+	struct late_void *l = arg;
+	enum sim_fate fate = strike(s, m, from, to, message, &l->kill);
+
+	if (fate == FATE_DICE)
+		return FATE_DICE;
+	l->range = (struct km_void){ .pool = relay->ksa_pool, .offset = relay->ksa_offset, .len = relay->len };
+	sim_after(s, l->after, void_now, l);
+	return fate;
+}
+
+static void a_range_is_voided_as_it_arrives(void **state)
+{
+	(void)state;
+	for (unsigned after = 0; after < 30; after++) {
+		struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, NULL);
+		struct late_void l = { .kill = killed_at(KM_RELAY, "km001", "km002", sim_node(s, 0), 0, 500 * NS_PER_MS),
+			               .after = after * 50 * NS_PER_US,
+			               .answer = UINT32_MAX };
+
+		sim_set_hook(s, void_a_range_that_arrives, &l);
+		for (int i = 0; i < 4; i++) {
+			sim_request(s, 0, 2, 40, 2048, NS_PER_S, NULL);
+			sim_run(s, 2 * NS_PER_S);
+		}
+		assert_int_equal(l.kill.left, 0);
+		assert_int_equal(l.answer, ST_OK);
+		end(s);
+	}
+}
+
 /* A range is lost, those behind it are verified with it, and the source is killed before it is void: the
  * destination is asked for it again, and is beyond it. */
 struct lost_range {
@@ -845,6 +895,7 @@ int main(void)
 		cmocka_unit_test(destination_killed_around_its_commit),
 		cmocka_unit_test(destination_killed_behind_its_verification),
 		cmocka_unit_test(source_killed_in_the_middle_of_a_relay),
+		cmocka_unit_test(a_range_is_voided_as_it_arrives),
 		cmocka_unit_test(range_lost_before_others_and_source_killed),
 		cmocka_unit_test(leader_killed_at_every_synchronization),
 		cmocka_unit_test(completion_lost),
