@@ -369,8 +369,8 @@ static void open_recalled(enum status s, void *arg)
 	struct km_link_open m = { .link = l->view.name, .link_id = l->view.id, .block_size = l->view.block_size };
 
 	if (s != ST_OK) {
-		log_error("link %s: reading where it stands: %s", l->view.name, status_name(s));
-		free(r);
+		link_complain(l, "reading where it stands: %s", status_name(s));
+		leader_opened(s, r);
 		return;
 	}
 	m.leader = r->state;

@@ -243,6 +243,26 @@ static void a_disk_that_is_full_for_a_while(void **state)
 	}
 }
 
+/* Where the links stand cannot be read either, while their ends' connections come back. */
+static void a_disk_that_is_full_while_links_are_opened(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 2; n++) {
+		struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+		uint64_t agreed;
+
+		sim_next_commit(sim_node(s, n), COMMITS_FAIL);
+		sim_cut(s, 0, 1, NS_PER_S);
+		sim_run(s, 5 * NS_PER_S);
+		sim_next_commit(sim_node(s, n), COMMIT_DONE);
+		sim_run(s, 2 * NS_PER_S);
+		agreed = km_counters(sim_core(sim_node(s, 0)))->blocks_agreed;
+		sim_run(s, 3 * NS_PER_S);
+		assert_in_range(km_counters(sim_core(sim_node(s, 0)))->blocks_agreed, agreed + 1, UINT64_MAX);
+		end(s);
+	}
+}
+
 /* ---- an older copy of a store ----------------------------------------------------------------------------------- */
 
 static bool count_retired(const struct ks_pool *pool, void *arg)
@@ -636,6 +656,7 @@ int main(void)
 		cmocka_unit_test(transactions_that_fail),
 		cmocka_unit_test(a_store_that_takes_nothing_any_more),
 		cmocka_unit_test(a_disk_that_is_full_for_a_while),
+		cmocka_unit_test(a_disk_that_is_full_while_links_are_opened),
 		cmocka_unit_test(an_older_copy_of_a_store),
 		cmocka_unit_test(an_older_copy_that_forgot_relays),
 		cmocka_unit_test(an_older_copy_that_forgot_allocations),
