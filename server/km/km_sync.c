@@ -140,24 +140,41 @@ static bool needs_key(const struct offer *o, uint32_t i, bool plenty)
 	return o->have[i] && !slot->has_key && (plenty || slot->wanted);
 }
 
-/* Takes keys for the blocks that are to have one, but not all that are left. */
+/* How many bytes of keys to take: those that are kept for blocks are lost if this KM is killed, so they are never more
+ * than a part of all that are left. The first block of the window has one in any case: the others go on behind it. */
+static size_t keys_wanted(const struct offer *o, uint64_t stock)
+{
+	bool plenty = stock >= AUTH_PLENTY;
+	uint64_t kept = 0, most;
+	size_t lacking = 0;
+
+	for (unsigned k = 0; k < KM_WINDOW_MAX; k++)
+		kept += o->slots[k].has_key ? AUTH_KEY_LEN : 0;
+	for (uint32_t i = 0; i < o->m.count; i++)
+		lacking += needs_key(o, i, plenty) ? AUTH_KEY_LEN : 0;
+	most = (stock + kept) / AUTH_KEYS_SHARE / AUTH_KEY_LEN * AUTH_KEY_LEN;
+	most = most > kept ? most - kept : 0;
+	if (lacking <= most)
+		return lacking;
+	return most == 0 && needs_key(o, 0, plenty) ? AUTH_KEY_LEN : most;
+}
+
+/* Takes keys for the blocks that are to have one. */
 static enum status take_keys(struct ks_txn *t, struct offer *o)
 {
 	struct secret keys = { NULL, 0 };
-	size_t lacking = 0, used = 0;
+	size_t lacking, used = 0;
 	uint64_t offset;
 	struct ks_pool pool;
 	enum status s = ks_pool_get(t, &o->view.pools[KM_AUTH_OUT], &pool);
-	bool plenty = pool.stock >= AUTH_PLENTY;
+	bool plenty;
 
-	for (uint32_t i = 0; i < o->m.count; i++)
-		lacking += needs_key(o, i, plenty) ? AUTH_KEY_LEN : 0;
-	if (s != ST_OK || lacking == 0)
+	if (s != ST_OK)
 		return s;
-	if (lacking > pool.stock / AUTH_KEYS_SHARE)
-		lacking = pool.stock / AUTH_KEYS_SHARE / AUTH_KEY_LEN * AUTH_KEY_LEN;
+	plenty = pool.stock >= AUTH_PLENTY;
+	lacking = keys_wanted(o, pool.stock);
 	if (lacking == 0)
-		lacking = AUTH_KEY_LEN;
+		return ST_OK;
 	s = ks_take(t, &o->view.pools[KM_AUTH_OUT], AUTH_KEY_LEN, lacking, AUTH_KEY_LEN, &offset, &keys);
 	if (s != ST_OK)
 		return s;
