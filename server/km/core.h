@@ -98,6 +98,7 @@ struct link {
 
 	bool making; /* the pools are being made */
 	bool open;   /* agreed with the peer on the standing connection */
+	unsigned losses; /* of connections to the peer */
 	bool begun;  /* the ends have agreed about a block; until then the first may lie higher */
 
 	uint64_t next_sequence;            /* every lower block is settled */

@@ -218,6 +218,7 @@ void link_begin_at(struct link *l, uint64_t sequence)
 
 struct recall {
 	struct link *l;
+	unsigned losses; /* of connections, when it began */
 	struct link_view view;
 	struct km_link_state state;
 	struct km_link_state follower; /* leader: what it answered */
@@ -318,8 +319,13 @@ static void leader_opened(enum status s, void *arg)
 	struct recall *r = arg;
 	struct link *l = r->l;
 
-	if (s == ST_OK) {
+	if (s == ST_OK)
 		link_begin_at(l, r->begin);
+	if (r->losses != l->losses) {
+		free(r); /* the next connection begins anew */
+		return;
+	}
+	if (s == ST_OK) {
 		l->open = true;
 		l->syncing = false;
 		log_info("link %s: open with %s, at block %llu", l->view.name, l->peer,
@@ -381,6 +387,7 @@ static void open_recalled(enum status s, void *arg)
 static void recall(struct recall *r, ks_done done)
 {
 	r->view = r->l->view;
+	r->losses = r->l->losses;
 	ks_submit(r->l->km->ks, recall_work, done, r);
 }
 
@@ -398,6 +405,7 @@ void link_peer_up(struct link *l, bool up)
 	struct recall *r;
 	struct id id;
 
+	l->losses += !up;
 	if (l->open) {
 		l->open = false;
 		control_report_links(l->km);
@@ -426,8 +434,12 @@ static void follower_recalled(enum status s, void *arg)
 		err_set(&a.answer.err, s, "link %s: %s could not read where it stands", l->view.name, l->km->name);
 	else
 		s = states_agree(l, &r->state, &r->open.leader, &a.answer.err);
-	if (s == ST_OK) {
+	if (s == ST_OK)
 		link_begin_at(l, r->begin);
+	if (s == ST_OK && r->losses != l->losses)
+		s = err_set(&a.answer.err, ST_LINK_DOWN, "link %s: the connection on which %s was opening it is lost",
+		            l->view.name, l->peer);
+	if (s == ST_OK) {
 		l->open = true;
 		log_info("link %s: opened by %s, at block %llu", l->view.name, l->peer,
 		         (unsigned long long)l->next_sequence);

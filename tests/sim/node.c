@@ -127,7 +127,7 @@ static bool may_have(const struct node *n, enum sim_commit fate)
 
 	LL_FOREACH (n->batch, j)
 		*(j->ran != NULL ? &early : &others) += 1;
-	return fate == COMMITS_FAIL || (early > 0 && (fate == COMMIT_LOST || others == 0));
+	return fate >= COMMITS_FAIL || (early > 0 && (fate == COMMIT_LOST || others == 0));
 }
 
 static void no_report(enum status s, void *arg)
@@ -175,21 +175,23 @@ static void commit(void *arg)
 	struct sim *s = n->party.sim;
 	enum sim_commit fate = n->next_commit;
 	struct store_job *j;
+	bool slow;
 
 	n->batch = n->queue;
 	n->queue = NULL;
 	if (!may_have(n, fate))
 		fate = COMMIT_DONE;
-	else if (fate != COMMITS_FAIL)
+	else if (fate < COMMITS_FAIL)
 		n->next_commit = COMMIT_DONE;
-	if (fate == COMMIT_DONE || fate == COMMIT_SLOW)
+	slow = fate == COMMIT_SLOW || fate == COMMITS_SLOW;
+	if (fate == COMMIT_DONE || slow)
 		LL_FOREACH (n->batch, j)
 			__real_ks_submit(n->ks, job_work, job_done, j);
 	else
 		__real_ks_submit(n->ks, batch_work, no_report, n);
 	tell_ran(n);
-	if (fate == COMMIT_DONE || fate == COMMIT_SLOW) {
-		uint64_t after = fate == COMMIT_SLOW ? SLOW_NS : (50 + sim_dice(s, 1500)) * NS_PER_US;
+	if (fate == COMMIT_DONE || slow) {
+		uint64_t after = slow ? SLOW_NS : (50 + sim_dice(s, 1500)) * NS_PER_US;
 
 		env_virtual_after(n->store_env, after, batch_over, n);
 		return;

@@ -71,7 +71,10 @@ void sim_kill(struct node *n);
 void sim_start(struct node *n);
 /* What becomes of the next commit of works that are told early: it takes 100 ms, it fails, or it is lost, and the node
  * with it. */
-enum sim_commit { COMMIT_DONE, COMMIT_SLOW, COMMIT_FAILS, COMMIT_LOST, COMMITS_FAIL /* until told otherwise: a full disk */ };
+enum sim_commit {
+	COMMIT_DONE, COMMIT_SLOW, COMMIT_FAILS, COMMIT_LOST,
+	COMMITS_FAIL, COMMITS_SLOW, /* all, until told otherwise: a full disk, a busy one */
+};
 void sim_next_commit(struct node *n, enum sim_commit fate);
 struct km *sim_core(struct node *n);
 struct ks *sim_store(struct node *n);

@@ -614,6 +614,37 @@ static void a_reservation_over_no_neighbour(void **state)
 	end(s);
 }
 
+/* ---- a connection that is lost while its ends agree where the link stands ---------------------------------------- */
+
+static bool is_open(struct sim *s, unsigned n)
+{
+	return link_by_name(sim_core(sim_node(s, n)), "km000-km001")->open;
+}
+
+/* The store of one end is slow, and the connection gone when it has read: nobody is there to use the link with. */
+static void a_link_is_not_opened_without_its_connection(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 2; n++) {
+		struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, NULL);
+		struct victim v = { .m = KM_LINK_OPEN, .left = 1, .cut = true, .kill_after = n == 0 ? 20 : 2 };
+
+		v.kill_after *= NS_PER_MS;
+		sim_set_hook(s, strike, &v);
+		sim_next_commit(sim_node(s, n), COMMITS_SLOW);
+		sim_cut(s, 0, 1, 100 * NS_PER_MS);
+		sim_run(s, 1500 * NS_PER_MS);
+		assert_int_equal(v.left, 0);
+		assert_false(is_open(s, 0));
+		assert_false(is_open(s, 1));
+		sim_next_commit(sim_node(s, n), COMMIT_DONE);
+		sim_run(s, 5 * NS_PER_S);
+		assert_true(is_open(s, 0));
+		assert_true(is_open(s, 1));
+		end(s);
+	}
+}
+
 #define EACH_FAULT(i) { procedures[i].name, each_message_each_fault, NULL, NULL, (void *)&procedures[i] }
 
 int main(void)
@@ -634,6 +665,7 @@ int main(void)
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
 		cmocka_unit_test(other_bytes_are_handed_on),
 		cmocka_unit_test(a_reservation_over_no_neighbour),
+		cmocka_unit_test(a_link_is_not_opened_without_its_connection),
 	};
 
 	log_open("test_message_scenarios", LOG_LEVEL_FATAL);
