@@ -307,7 +307,7 @@ struct ksa_pool {
 	uint64_t promised;     /* bytes of the stock for requests whose keys are being taken */
 	bool filling;          /* between low and high water */
 	struct fill *fills;    /* in the order of their offsets; behind them those that are to be taken */
-	uint64_t in_flight;    /* bytes of them */
+	uint64_t in_flight;    /* bytes of keys in them: without what verifies them */
 	uint32_t shares;       /* a relay is split into so many; 1: not */
 	bool shares_required;  /* or is not begun */
 	uint64_t relay_most;   /* bytes of a relay: halved where pad was short on the way, doubled where it was not */

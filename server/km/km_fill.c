@@ -254,7 +254,7 @@ static void settle_ran(void *arg)
 
 	w->ran = true;
 	p->settling -= keys_of(w->fill);
-	p->in_flight -= w->fill->note.len;
+	p->in_flight -= keys_of(w->fill);
 	p->stock = w->state.stock;
 }
 
@@ -280,7 +280,7 @@ static void settled(enum status s, void *arg)
 	} else {
 		if (w->ran) {
 			p->stock -= p->stock < keys_of(f) ? p->stock : keys_of(f);
-			p->in_flight += f->note.len;
+			p->in_flight += keys_of(f);
 		} else {
 			p->settling -= keys_of(f);
 		}
@@ -323,8 +323,9 @@ static void voided(enum status s, void *arg)
 			            (unsigned long long)w->erased);
 		}
 		answer_controller(f, f->pool->failure.status == ST_OK ? ST_KEY_GONE : f->pool->failure.status, "void");
-		f->pool->stock = w->state.stock;
-		f->pool->in_flight -= f->note.len;
+		if (id_equal(&f->pool_id, &f->pool->id)) /* else it was retired: the stock is the next one's */
+			f->pool->stock = w->state.stock;
+		f->pool->in_flight -= keys_of(f);
 		f->pool->filling = true; /* it had been counted on */
 		fill_over(f);
 	} else {
@@ -528,7 +529,7 @@ void fill_taken(struct fill *f, const struct fill_note *note, const uint8_t tag[
 	f->note = *note;
 	set_tag(f, tag);
 	f->stage = FILL_SENDING;
-	f->pool->in_flight += f->note.len;
+	f->pool->in_flight += keys_of(f);
 	put_in_order(f);
 	use_begin(f);
 }
@@ -638,7 +639,7 @@ static uint64_t wanted(struct ksa_pool *p, bool on_demand)
 		p->filling = true;
 	if (have >= limits->ksa_high_water)
 		p->filling = false;
-	want = on_demand || !p->filling ? lack : limits->ksa_high_water - have;
+	want = on_demand || !p->filling ? lack : limits->ksa_high_water - have + FILL_TAG_KEY;
 	if (want == 0)
 		return 0;
 	want = want < FILL_LEAST ? FILL_LEAST : want > limits->fill_most ? limits->fill_most : want;
@@ -756,7 +757,7 @@ void fill_resume(struct ksa_pool *p, const struct fill_note *note)
 	f = fill_alloc(p, &trace);
 	f->note = *note;
 	f->stage = FILL_SENDING;
-	p->in_flight += note->len;
+	p->in_flight += keys_of(f);
 	use_begin(f);
 	if (note->method == FILL_ALLOCATION)
 		fill_later(f, 0, allocation_send);

@@ -426,7 +426,7 @@ static size_t policies(struct sim *s, struct controller_reserve *list)
 		for (unsigned b = 0; b < n; b++)
 			if (a != b && !sim_is_link(s, a, b))
 				list[count++] = (struct controller_reserve){ s->nodes[a].party.name, s->nodes[b].party.name, AMOUNT,
-					                                     s->options.limits.ksa_high_water,
+					                                     s->options.limits.ksa_high_water + AMOUNT,
 					                                     2 * s->options.limits.ksa_high_water };
 	return count;
 }

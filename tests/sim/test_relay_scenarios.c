@@ -882,6 +882,29 @@ static void killed_while_a_way_is_asked_for(void **state)
 	}
 }
 
+static void in_two_ranges(struct sim_options *o)
+{
+	on_demand(o);
+	o->limits.fill_most = 2048;
+}
+
+/* A request on demand is answered with as few ranges as hold its keys: what verifies a range is no key of it. */
+static void as_many_ranges_as_a_request_needs(void **state)
+{
+	enum { KEYS = 2 * (2048 - 32) / 32 };
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, in_two_ranges);
+	const struct km_counters *c = km_counters(sim_core(sim_node(s, 0)));
+	uint64_t before = c->relays_sent;
+	uint32_t result;
+
+	(void)state;
+	sim_request(s, 0, 2, KEYS, 256, 5 * NS_PER_S, &result);
+	sim_run(s, 5 * NS_PER_S);
+	assert_int_equal(result, ST_OK);
+	assert_int_equal(c->relays_sent - before, 2);
+	end(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -917,6 +940,7 @@ int main(void)
 		cmocka_unit_test(a_new_way_is_not_foreseen),
 		cmocka_unit_test(nothing_is_foreseen_with_little_pad),
 		cmocka_unit_test(killed_while_a_way_is_asked_for),
+		cmocka_unit_test(as_many_ranges_as_a_request_needs),
 	};
 
 	log_open("test_relay_scenarios", LOG_LEVEL_FATAL);
