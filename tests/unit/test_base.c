@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -93,6 +95,41 @@ static void no_held_back_line_is_forgotten(void **state)
 	unlink(path);
 	assert_non_null(strstr(text, "link b: 7 more lines were held back\n"));
 	assert_null(strstr(text, "link a"));
+}
+
+/* Files can be so long; RLIM_INFINITY: as long as they want. */
+static void limit_files(rlim_t most)
+{
+	struct rlimit limit;
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = most;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Where there is room again it is told how many lines are missing, and the one that was cut short is a line of its own. */
+static void a_log_without_room_goes_on(void **state)
+{
+	char path[] = "/tmp/qkdn-test-XXXXXX", text[512] = "";
+	int err = dup(STDERR_FILENO), fd = mkstemp(path);
+
+	(void)state;
+	assert_true(err >= 0 && fcntl(fd, F_SETFL, O_APPEND) == 0 && dup2(fd, STDERR_FILENO) >= 0);
+	log_info("whole");
+	limit_files((rlim_t)lseek(fd, 0, SEEK_END) + 12);
+	for (int i = 0; i < 3; i++)
+		log_info("no room");
+	limit_files(RLIM_INFINITY);
+	log_info("room");
+	log_info("more");
+	dup2(err, STDERR_FILENO);
+	close(err);
+	assert_true(pread(fd, text, sizeof text - 1, 0) > 0);
+	close(fd);
+	unlink(path);
+	assert_string_equal(text, "qkdn: whole\nqkdn: no roo\nqkdn: room\nqkdn: warning: 3 lines before this one could not be "
+	                          "written: is there room on the disk?\nqkdn: more\n");
 }
 
 static void private_files_are_checked(void **state)
@@ -383,7 +420,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(id_text_round_trip),        cmocka_unit_test(names_fit_a_uri_and_a_file),
 		cmocka_unit_test(errors_carry_context),      cmocka_unit_test(log_lines_are_bounded),
-		cmocka_unit_test(no_held_back_line_is_forgotten),
+		cmocka_unit_test(no_held_back_line_is_forgotten), cmocka_unit_test(a_log_without_room_goes_on),
 		cmocka_unit_test(freed_secrets_come_back_zeroed),
 		cmocka_unit_test(private_files_are_checked), cmocka_unit_test(virtual_clock_jumps),
 		cmocka_unit_test(secrets_fit_anywhere),
