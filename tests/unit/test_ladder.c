@@ -125,6 +125,35 @@ static void foreign_lines_are_left_out_and_counted(void **state)
 	trace_log_free(&log);
 }
 
+/* As a full disk leaves them: at the end, and where its writer went on. */
+static void lines_that_were_cut_short_are_left_out(void **state)
+{
+	static const char line[] = "1790000000000400000\t4b6c2d1e-0a3f-4c5d-8e7f-000000000001\tAk\tKey request\tapp/app1\t"
+	                           "km/alice\treceived\ttoo-few-keys\n";
+	char dir[] = "/tmp/qkdn-test-XXXXXX", *path;
+	const size_t len = strlen(line);
+	struct trace_log log;
+	struct err e;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	path = xasprintf("%s/km.trace", dir);
+	for (size_t cut = 1; cut < len; cut++) {
+		char *text = xasprintf("%s%.*s\t\t\n%s%.*s", line, (int)cut, line, line, (int)cut, line);
+
+		assert_int_equal(file_write(path, text, strlen(text), 0600, &e), ST_OK);
+		free(text);
+		memset(&log, 0, sizeof log);
+		assert_int_equal(trace_log_read(&log, dir, &e), ST_OK);
+		assert_int_equal(log.count, 2);
+		assert_int_equal(log.malformed, 2);
+		trace_log_free(&log);
+	}
+	unlink(path);
+	rmdir(dir);
+	free(path);
+}
+
 /* Ends that contradict each other (a clock set back) must not hang or lose a rung. */
 static void contradictions_still_make_a_ladder(void **state)
 {
@@ -180,6 +209,7 @@ int main(void)
 		cmocka_unit_test(refusals_and_losses_show),
 		cmocka_unit_test(picture_is_stable),
 		cmocka_unit_test(foreign_lines_are_left_out_and_counted),
+		cmocka_unit_test(lines_that_were_cut_short_are_left_out),
 		cmocka_unit_test(contradictions_still_make_a_ladder),
 		cmocka_unit_test(no_trace_files_is_told),
 	};

@@ -5,12 +5,15 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "echo_ends.h"
+#include "log.h"
 
 /* ---- tests ------------------------------------------------------------------------------------- */
 
@@ -352,6 +355,53 @@ static void every_message_leaves_a_line(void **state)
 	free(path);
 }
 
+/* How long files can be; RLIM_INFINITY: as long as they want. */
+static void limit_files(rlim_t most)
+{
+	struct rlimit limit;
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = most;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Calls go on, the log tells it once and how many messages it was, and what was cut short is a line of its own. */
+static void a_trace_without_room_goes_on(void **state)
+{
+	char *path = test_pki_path(echo_pki, "full"), log[4096] = "", *text;
+	int err = dup(STDERR_FILENO), ends[2];
+	struct both b;
+
+	(void)state;
+	log_open("test_rpc", LOG_LEVEL_WARNING);
+	both_start(&b, &(struct rtls_options){ .trace_path = path });
+	assert_true(err >= 0 && pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+	limit_files(10);
+	ask(&b, ECHO_NOW, "one");
+	assert_int_equal(b.status, ST_OK);
+	limit_files(RLIM_INFINITY);
+	ask(&b, ECHO_NOW, "two");
+	dup2(err, STDERR_FILENO);
+	close(err);
+	close(ends[1]);
+	both_stop(&b);
+	text = read_trace(path);
+	assert_int_equal(strspn(text, "0123456789"), 10);
+	assert_memory_equal(text + 10, "\t\t\n", 3); /* no line that is whole has such an end */
+	for (text += 13; *text != '\0'; text = strchr(text, '\n') + 1) {
+		assert_int_equal(strspn(text, "0123456789"), 19);
+		assert_non_null(strchr(text, '\n'));
+	}
+	assert_true(read(ends[0], log, sizeof log - 1) > 0);
+	close(ends[0]);
+	assert_non_null(strstr(log, path));
+	assert_non_null(strstr(log, ": messages are missing in it from now on; make room\n"));
+	assert_non_null(strstr(log, " can be written again: "));
+	log_open("test_rpc", LOG_LEVEL_ERROR);
+	free(path);
+}
+
 /* ---- channels ---------------------------------------------------------------------------------- */
 
 struct user {
@@ -452,6 +502,7 @@ int main(void)
 		cmocka_unit_test(a_flood_waits_for_the_modest),
 		cmocka_unit_test(ipv6_and_names_lead_there_too),
 		cmocka_unit_test(every_message_leaves_a_line),
+		cmocka_unit_test(a_trace_without_room_goes_on),
 		cmocka_unit_test(many_threads_share_a_channel),
 		cmocka_unit_test(a_channel_tells_why_a_call_failed),
 	};

@@ -41,12 +41,15 @@ static bool take_actor(char *to, const char *from)
 	return slash != NULL && slash != from && name_is_valid(slash + 1) && take(to, TRACE_ACTOR_MAX, from);
 }
 
+/* false, too, where it has no end: what was cut short may look like a whole one. */
 static bool parse_line(struct trace_event *event, char *line)
 {
-	char *fields[FIELDS];
+	char *fields[FIELDS], *end = strchr(line, '\n');
 	int n = 0;
 
-	line[strcspn(line, "\n")] = '\0';
+	if (end == NULL)
+		return false;
+	*end = '\0';
 	for (char *f = strsep(&line, "\t"); f != NULL; f = strsep(&line, "\t")) {
 		if (n == FIELDS)
 			return false;
