@@ -1,11 +1,14 @@
 """qkdn-pki against the openssl program: what it issues, and what it refuses."""
 import json
 import os
+import pathlib
+import resource
+import signal
 import stat
 import subprocess
 import unittest
 
-from qkdn_test import Case, run
+from qkdn_test import Case, program, run
 
 
 def openssl(*words):
@@ -94,6 +97,57 @@ class Pki(Case):
         done = run("qkdn-pki", check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("master-key", done.stderr)
+
+
+def run_without_room(most, *words):
+    """Runs a program that can write so many bytes into a file and no more."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    return subprocess.run([program(words[0]), *words[1:]], preexec_fn=limit, restore_signals=False, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+class FullDisk(Case):
+    """A key has room (some 240 bytes), its certificate does not."""
+
+    def setUp(self):
+        super().setUp()
+        self.pki = self.path("pki")
+
+    def contents(self):
+        return {path.name: path.read_bytes() for path in pathlib.Path(self.pki).iterdir()}
+
+    def test_no_half_of_an_authority_is_left(self):
+        done = run_without_room(400, "qkdn-pki", "init", self.pki, "--domain", "lab.qkdn")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("File too large", done.stderr)
+        self.assertEqual(self.contents(), {})
+        run("qkdn-pki", "init", self.pki, "--domain", "lab.qkdn")
+
+    def test_the_pair_that_was_to_be_renewed_stays(self):
+        run("qkdn-pki", "init", self.pki, "--domain", "lab.qkdn")
+        run("qkdn-pki", "issue", self.pki, "km", "alice")
+        before = self.contents()
+        done = run_without_room(400, "qkdn-pki", "issue", self.pki, "km", "alice")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("File too large", done.stderr)
+        self.assertEqual(self.contents(), before)
+        done = run_without_room(100, "qkdn-pki", "revoke", self.pki, os.path.join(self.pki, "alice.crt"))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("ca.crl: File too large", done.stderr)
+        self.assertEqual(self.contents(), before)
+
+    def test_no_half_of_a_secret_is_left(self):
+        os.mkdir(self.pki)
+        for kind in "master-key", "secret":
+            path = os.path.join(self.pki, kind)
+            done = run_without_room(10, "qkdn-pki", kind, path)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("File too large", done.stderr)
+            self.assertEqual(self.contents(), {})
 
 
 if __name__ == "__main__":

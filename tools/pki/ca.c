@@ -222,13 +222,25 @@ static enum status refuse_existing(const char *path, struct err *e)
 	return ST_OK;
 }
 
+/* Both are on the disk before one of them is put in its place: where there is no room the old pair stays. */
 static enum status write_pair(const char *prefix, X509 *x, EVP_PKEY *key, struct err *e)
 {
 	char *key_path = xasprintf("%s.key", prefix), *certificate_path = xasprintf("%s.crt", prefix);
-	enum status status = write_key(key_path, key, e);
+	char *fresh_key = xasprintf("%s.next", key_path), *fresh_certificate = xasprintf("%s.next", certificate_path);
+	enum status status = write_key(fresh_key, key, e);
 
 	if (status == ST_OK)
-		status = write_certificate(certificate_path, x, e);
+		status = write_certificate(fresh_certificate, x, e);
+	if (status == ST_OK)
+		status = file_rename(fresh_key, key_path, e);
+	if (status == ST_OK)
+		status = file_rename(fresh_certificate, certificate_path, e);
+	if (status != ST_OK) {
+		unlink(fresh_key);
+		unlink(fresh_certificate);
+	}
+	free(fresh_key);
+	free(fresh_certificate);
 	free(key_path);
 	free(certificate_path);
 	return status;
