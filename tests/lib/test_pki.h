@@ -12,7 +12,7 @@ void test_pki_free(struct test_pki *pki);
 const char *test_pki_authority(const struct test_pki *pki); /* path of its certificate */
 
 struct test_certificate { /* what differs from a good one */
-	const char *uri;      /* "spiffe://test/km/alice" */
+	const char *uri;      /* "spiffe://test/km/alice"; '!' stands for a zero byte in it */
 	const char *dns;      /* NULL: none; every certificate is for 127.0.0.1 and ::1 too unless bare */
 	const char *eku;      /* NULL: both of RPC and both of TLS */
 	bool bare, expired;

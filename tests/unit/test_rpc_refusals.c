@@ -532,6 +532,7 @@ static void only_the_right_clients_come_in(void **state)
 	test_pki_issue(echo_pki, "odd", &(struct test_certificate){ .uri = "spiffe://test/app/odd/more" });
 	test_pki_issue(echo_pki, "double",
 	               &(struct test_certificate){ .uri = "spiffe://test/app/one,URI:spiffe://test/km/two" });
+	test_pki_issue(echo_pki, "zero", &(struct test_certificate){ .uri = "spiffe://test/app/zero!.example" });
 	test_pki_issue(echo_pki, "web", &(struct test_certificate){ .uri = "spiffe://test/app/web",
 	                                                            .eku = "serverAuth,clientAuth" });
 	test_pki_issue(echo_pki, "server", &(struct test_certificate){ .uri = "spiffe://test/app/server",
@@ -550,6 +551,7 @@ static void only_the_right_clients_come_in(void **state)
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "nobody"));
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "odd"));
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "double"));
+	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "zero")); /* read as text it is app/zero */
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "web"));
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "server")); /* not for RPC clients */
 	assert_false(is_let_in(&g, true, TLS1_3_VERSION, "stranger"));
