@@ -112,7 +112,12 @@ void handle_completion(struct km *km, const char *from, const void *message, km_
 	const struct km_completion *m = message;
 	struct fill *f = fill_by_relay(km, &m->relay);
 
-	if (f != NULL && strcmp(f->pool->destination, from) == 0 && id_equal(&f->pool->id, &m->ksa_pool) &&
+	if (f != NULL && strcmp(f->pool->destination, from) != 0) {
+		log_warning("%s says that a relay to %s has arrived, which is not its to say", from, f->pool->destination);
+		km_refuse(reply, arg, ST_DENIED, "%s is not the destination of that relay", from);
+		return;
+	}
+	if (f != NULL && id_equal(&f->pool->id, &m->ksa_pool) &&
 	    f->note.method == FILL_RELAY && f->stage == FILL_SENDING && f->note.ksa_offset == m->ksa_offset) {
 		respond_to_controller(f, ST_OK, "", NULL);
 		fill_arrived(f);

@@ -594,6 +594,55 @@ static void other_bytes_are_handed_on(void **state)
 	end(s);
 }
 
+struct watched {
+	struct km_completion m;
+	bool relayed, verified;
+};
+
+/* The relay does not come further, and nobody asks whether it has. */
+static enum sim_fate watch_relay(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                                 void *arg)
+{
+	const struct km_relay *r = message;
+	struct watched *w = arg;
+
+	(void)s;
+	(void)to;
+	if (strcmp(from, "km000") != 0)
+		return FATE_DICE;
+	if (m == KM_RELAY) {
+		w->relayed = true;
+		w->m = (struct km_completion){ .relay = r->relay, .ksa_pool = r->ksa_pool, .ksa_offset = r->ksa_offset,
+			                       .len = r->len };
+	}
+	w->verified |= m == KM_VERIFY;
+	return m == KM_RELAY ? FATE_DROP : FATE_DICE;
+}
+
+/* Nobody but its destination says of a relay that it has arrived: not even a node that has passed it. */
+static void only_its_destination_completes_a_relay(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	struct watched w = { .relayed = false };
+	uint32_t told;
+
+	(void)state;
+	sim_set_hook(s, watch_relay, &w);
+	sim_request(s, 0, 2, 1, 256, NS_PER_S, NULL);
+	sim_run(s, 100 * NS_PER_MS);
+	assert_true(w.relayed && !w.verified);
+	sim_inject(s, KM_COMPLETION, 1, 0, &w.m, &told);
+	sim_run(s, 100 * NS_PER_MS);
+	assert_int_equal(told, ST_DENIED);
+	assert_false(w.verified);
+	sim_inject(s, KM_COMPLETION, 2, 0, &w.m, &told);
+	sim_run(s, 100 * NS_PER_MS);
+	assert_int_equal(told, ST_OK);
+	assert_true(w.verified);
+	sim_set_hook(s, NULL, NULL);
+	end(s);
+}
+
 static void note_answer(const struct km_answer *answer, void *arg)
 {
 	*(struct err *)arg = answer->err;
@@ -645,6 +694,39 @@ static void a_link_is_not_opened_without_its_connection(void **state)
 	}
 }
 
+static void without_requests(struct sim_options *o)
+{
+	o->request_interval = 0;
+}
+
+static void wait_for_a_block(struct sim *s)
+{
+	const uint64_t *agreed = &km_counters(sim_core(sim_node(s, 0)))->blocks_agreed, before = *agreed;
+
+	while (*agreed == before)
+		sim_run(s, NS_PER_MS);
+	assert_int_equal(*agreed, before + 1);
+}
+
+/* An older copy of a store that has forgotten nothing but one block, as if the last answer had been lost: that the
+ * authentication key of it was used the follower alone knows, of its verdict. */
+static void a_link_is_not_opened_with_a_key_that_was_used(void **state)
+{
+	struct sim *s = network(2, SIM_LINE, SIM_NO_CONTROLLER, without_requests);
+	struct kv *copy;
+
+	(void)state;
+	wait_for_a_block(s);
+	copy = sim_store_copy(sim_node(s, 0));
+	wait_for_a_block(s);
+	sim_store_put_back(sim_node(s, 0), copy);
+	sim_run(s, 5 * NS_PER_S);
+	assert_false(is_open(s, 0));
+	assert_false(is_open(s, 1));
+	assert_int_equal(sim_violations(s), 0);
+	sim_free(s);
+}
+
 #define EACH_FAULT(i) { procedures[i].name, each_message_each_fault, NULL, NULL, (void *)&procedures[i] }
 
 int main(void)
@@ -664,8 +746,10 @@ int main(void)
 		cmocka_unit_test(only_its_other_end_speaks_of_a_link),
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
 		cmocka_unit_test(other_bytes_are_handed_on),
+		cmocka_unit_test(only_its_destination_completes_a_relay),
 		cmocka_unit_test(a_reservation_over_no_neighbour),
 		cmocka_unit_test(a_link_is_not_opened_without_its_connection),
+		cmocka_unit_test(a_link_is_not_opened_with_a_key_that_was_used),
 	};
 
 	log_open("test_message_scenarios", LOG_LEVEL_FATAL);
