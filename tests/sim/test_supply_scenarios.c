@@ -767,6 +767,91 @@ static void ranges_that_become_ready_count_once(void **state)
 	end(s);
 }
 
+/* ---- what was taken when a source was killed ------------------------------------------------------------------- */
+
+struct looking {
+	struct id pool;
+	bool take;
+	struct ks_pool seen;
+};
+
+static enum status look_work(struct ks_txn *t, void *arg)
+{
+	struct looking *l = arg;
+	uint64_t offset;
+
+	if (l->take)
+		assert_int_equal(ks_take(t, &l->pool, 64, 64, 64, &offset, NULL), ST_OK);
+	return ks_pool_get(t, &l->pool, &l->seen);
+}
+
+static void has_looked(enum status s, void *arg)
+{
+	(void)arg;
+	assert_int_equal(s, ST_OK);
+}
+
+static uint64_t stock_of(struct sim *s, unsigned n, const struct id *pool, bool take)
+{
+	struct looking l = { .pool = *pool, .take = take };
+
+	ks_submit(sim_store(sim_node(s, n)), look_work, has_looked, &l);
+	sim_run(s, 20 * NS_PER_MS);
+	return l.seen.stock + l.seen.unready;
+}
+
+/* Of a link and of a KSA pool. No message says so, and none follows; the other end is told once the source is back. */
+static void what_a_kill_left_taken_is_told(void **state)
+{
+	(void)state;
+	for (int of_link = 0; of_link < 2; of_link++) {
+		struct sim *s = pair(21);
+		struct km *km = sim_core(sim_node(s, 0));
+		struct id pool = of_link ? *link_pool_out(km->links) : km->pools->id;
+		uint64_t before;
+
+		sim_link_down(s, 0, true); /* no block comes that would need an answer */
+		sim_run(s, 3 * NS_PER_S);
+		before = stock_of(s, 1, &pool, false);
+		assert_int_equal(stock_of(s, 0, &pool, true), before - 64);
+		sim_kill(sim_node(s, 0));
+		sim_start(sim_node(s, 0));
+		sim_run(s, 3 * NS_PER_S);
+		assert_int_equal(stock_of(s, 1, &pool, false), before - 64);
+		sim_free(s);
+	}
+}
+
+/* ---- one direction of a link is used, the other is not -------------------------------------------------------- */
+
+enum { LINK_MOST = 64 * 1024 };
+
+/* What its source gives up of the direction that is full, the far end gives up, too: it is told so, though no message
+ * uses that direction. Else it would fill up there, and blocks were taken no more. */
+static void one_direction_does_not_fill_up(void **state)
+{
+	struct sim_options o;
+	struct sim *s;
+
+	(void)state;
+	sim_defaults(&o);
+	o.seed = 20416;
+	o.nodes = 2;
+	o.request_interval = 0;
+	o.limits.link_max_stock = LINK_MOST;
+	s = sim_new(&o);
+	for (int i = 0; i < 90; i++) {
+		for (int k = 0; k < 4; k++)
+			sim_request(s, 0, 1, 30, 2048, NS_PER_S, NULL);
+		sim_run(s, NS_PER_S);
+	}
+	for (unsigned n = 0; n < 2; n++)
+		assert_in_range(sim_core(sim_node(s, n))->links->stock[1], LINK_MOST / 2, 2 * LINK_MOST);
+	assert_int_equal(km_counters(sim_core(sim_node(s, 0)))->bytes_discarded, 0);
+	assert_in_range(km_counters(sim_core(sim_node(s, 1)))->bytes_discarded, LINK_MOST, UINT64_MAX);
+	end(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -790,6 +875,8 @@ int main(void)
 		cmocka_unit_test(who_asks_for_more_gets_no_more),
 		cmocka_unit_test(what_did_not_arrive_is_made_up_for),
 		cmocka_unit_test(ranges_that_become_ready_count_once),
+		cmocka_unit_test(what_a_kill_left_taken_is_told),
+		cmocka_unit_test(one_direction_does_not_fill_up),
 	};
 
 	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);
