@@ -394,6 +394,7 @@ static void who_goes_on_asking_has_a_turn(void **state)
 	(void)state;
 	assert_in_range(ahead, 300, 2000);
 	assert_int_equal(ahead_in_turn(7), ahead);
+	assert_int_equal(ahead_in_turn(UINT32_MAX), ahead); /* nothing is above it, nor is it the lowest */
 }
 
 /* To have waited in vain costs nothing of the right to lose keys: they are taken ahead again as soon as there are enough,

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "../../server/km/core.h"
@@ -852,6 +853,32 @@ static void one_direction_does_not_fill_up(void **state)
 	end(s);
 }
 
+/* ---- the log ---------------------------------------------------------------------------------------------------- */
+
+/* Those that were held back last, of a link and of a pool, are told when the key manager ends. */
+static void held_back_lines_are_told_at_the_end(void **state)
+{
+	struct sim *s = pair(22);
+	struct km *km = sim_core(sim_node(s, 0));
+	int err = dup(STDERR_FILENO), ends[2];
+	char text[4096] = "";
+
+	(void)state;
+	km->links->complaints.held_back = 3;
+	km->pools->complaints.held_back = 4;
+	assert_true(err >= 0 && pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+	log_open("test", LOG_LEVEL_WARNING);
+	sim_free(s);
+	log_open("test_supply_scenarios", LOG_LEVEL_FATAL);
+	dup2(err, STDERR_FILENO);
+	close(err);
+	close(ends[1]);
+	assert_true(read(ends[0], text, sizeof text - 1) > 0);
+	close(ends[0]);
+	assert_non_null(strstr(text, "link km000-km001: 3 more lines were held back\n"));
+	assert_non_null(strstr(text, "KSA pool to km001: 4 more lines were held back\n"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -876,6 +903,7 @@ int main(void)
 		cmocka_unit_test(what_did_not_arrive_is_made_up_for),
 		cmocka_unit_test(ranges_that_become_ready_count_once),
 		cmocka_unit_test(what_a_kill_left_taken_is_told),
+		cmocka_unit_test(held_back_lines_are_told_at_the_end),
 		cmocka_unit_test(one_direction_does_not_fill_up),
 	};
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "endpoint.h"
 #include "env_event.h"
@@ -542,6 +543,29 @@ static void what_comes_is_not_kept_waiting_by_many_answers(void **state)
 	scene_stop(&s);
 }
 
+/* ---- the end ------------------------------------------------------------------------------------------- */
+
+static void held_back_lines_are_told_at_the_end(void **state)
+{
+	int err = dup(STDERR_FILENO), ends[2];
+	char text[512] = "";
+	struct scene s;
+
+	(void)state;
+	scene_start(&s);
+	s.ep->limit.held_back = 5;
+	assert_true(err >= 0 && pipe(ends) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+	log_open("test", LOG_LEVEL_WARNING);
+	scene_stop(&s);
+	log_open("test_rpc_turn", LOG_LEVEL_ERROR);
+	dup2(err, STDERR_FILENO);
+	close(err);
+	close(ends[1]);
+	assert_true(read(ends[0], text, sizeof text - 1) > 0);
+	close(ends[0]);
+	assert_string_equal(text, "test: warning: connections: 5 more lines were held back\n");
+}
+
 static int group_start(void **state)
 {
 	(void)state;
@@ -572,6 +596,7 @@ int main(void)
 		cmocka_unit_test(what_is_left_of_a_turn_is_not_saved_up),
 		cmocka_unit_test(calls_leave_before_answers),
 		cmocka_unit_test(what_comes_is_not_kept_waiting_by_many_answers),
+		cmocka_unit_test(held_back_lines_are_told_at_the_end),
 	};
 
 	log_open("test_rpc_turn", LOG_LEVEL_ERROR);
