@@ -507,6 +507,14 @@ void km_stop(struct km *km)
 	ways_save(km);
 }
 
+bool km_awaits_answers(const struct km *km)
+{
+	for (const struct ksa_pool *p = km->pools; p != NULL; p = p->hh.next)
+		if (p->uses.list != NULL)
+			return true;
+	return false;
+}
+
 void km_free(struct km *km)
 {
 	struct link *l, *next_link;

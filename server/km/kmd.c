@@ -16,7 +16,7 @@
 #include "wire.h"
 
 enum { SECRET_HEAP = 8 * 1024 * 1024, PEERS_MOST = 4096, LARGEST_RECORD = 4 * 1024 * 1024, LOOK_NS = 1000 * 1000 };
-static const uint64_t rest_most = 10 * NS_PER_S;
+static const uint64_t rest_most = 10 * NS_PER_S, answers_most = NS_PER_S;
 
 struct kmd {
 	struct km_conf conf;
@@ -261,21 +261,24 @@ static enum status start(struct kmd *d, struct err *e)
 	return s == ST_OK ? start_core(d, e) : s;
 }
 
-/* Looks until the store is at rest, and was when last looked: what was posted in between has run. Not for ever: where
- * it does not come to rest, the end is that of a KM that was killed. */
+/* Looks until the store is at rest, and was when last looked: what was posted in between has run, and what was sent has
+ * left. Not for ever: where it does not come to rest, the end is that of a KM that was killed; and where a peer does
+ * not answer, only it knows whether keys were assigned. */
 struct rest {
 	struct kmd *d;
 	struct env_timer *timer;
-	uint64_t until;
+	uint64_t until, answers_until;
 	bool was;
 };
 
 static void look(void *arg)
 {
 	struct rest *r = arg;
-	bool is = ks_is_idle(r->d->store);
+	uint64_t now = env_mono(r->d->env);
+	bool answered = now > r->answers_until || r->d->km == NULL || !km_awaits_answers(r->d->km);
+	bool is = ks_is_idle(r->d->store) && answered;
 
-	if ((is && r->was) || env_mono(r->d->env) > r->until)
+	if ((is && r->was) || now > r->until)
 		env_event_stop(r->d->env);
 	else
 		env_timer_set(r->d->env, r->timer, LOOK_NS);
@@ -290,6 +293,7 @@ static void rest(struct kmd *d)
 	if (d->store == NULL)
 		return;
 	r.until = env_mono(d->env) + rest_most;
+	r.answers_until = env_mono(d->env) + answers_most;
 	r.timer = env_timer_new(d->env, look, &r);
 	look(&r);
 	env_event_run(d->env);
@@ -301,10 +305,10 @@ static void stop(struct kmd *d)
 	daemon_notify_stopping();
 	if (d->km != NULL)
 		km_stop(d->km);
+	rest(d); /* what is given up is told to those who have it */
 	for (size_t i = 0; d->peers != NULL && d->peers[i] != NULL; i++)
 		rtls_peer_free(d->peers[i]);
 	free(d->peers);
-	rest(d);
 	if (d->wire != NULL)
 		wire_detach(d->wire);
 	if (d->endpoint != NULL)

@@ -47,6 +47,33 @@ class Supply(Case):
         self.assertIn("differ from those of", logs)
         self.assertNotIn("no authentication key is left", logs)
 
+    def said(self, folder, name, words):
+        """How often that is in the traces of a node's KM."""
+        with open(os.path.join(folder, f"{name}.trace"), encoding="ascii") as file:
+            return sum(words in line for line in file)
+
+    def test_what_an_orderly_stop_gives_up_is_given_up_at_both_ends(self):
+        self.lab = Lab(write(self.path("topology.conf"), TWO_NODES), self.path("lab"))
+        self.addCleanup(self.lab.down)
+        trace, voids = os.path.join(self.lab.folder, "trace"), "\tKx-2\tKey void\tkm/alice\tkm/bob\t"
+        env, given_up = dict(os.environ, **self.lab.env("app1")), 0
+        for _ in range(8):  # sometimes nothing is held ahead of requests
+            asking = subprocess.Popen([os.path.join(BUILD, "tests", "bin", "polite"), "app2", "16"], env=env, text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            asking.stdin.write("60000\n")
+            asking.stdin.flush()
+            time.sleep(1)
+            before = self.said(trace, "alice", voids + "sent")
+            run("qkdn-lab", "stop", self.lab.folder, "alice/kmd")
+            asking.communicate()  # it is refused
+            sent = self.said(trace, "alice", voids + "sent")
+            self.assertEqual(self.said(trace, "bob", voids + "received"), sent)
+            given_up += sent - before
+            if given_up > 0:
+                return
+            run("qkdn-lab", "start", self.lab.folder, "alice/kmd")
+        self.fail("nothing was held ahead of requests when it was stopped")
+
 
 class Accounts(Case):
     def setUp(self):
