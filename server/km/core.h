@@ -530,11 +530,11 @@ bool shares_are_asking(const struct split *s); /* the controller for ways */
 
 /* At the destination; they run in works. share_keep stores a share, or joins the range where it completes it. */
 MUST_CHECK enum status share_keep(struct ks_txn *t, const struct km_relay *m, const struct secret *text, bool *joined);
-/* Wipes what is staged of a range, and it will not be filled; of all below ready; of the pool. */
+/* Wipes what is staged of a range, and it will not be filled; of all below ready; of the pool: *bytes grows by how much. */
 MUST_CHECK enum status shares_void(struct ks_txn *t, const struct id *ksa_pool, uint64_t offset, uint64_t len);
 MUST_CHECK enum status shares_settle(struct ks_txn *t, const struct id *ksa_pool, uint64_t ready);
-MUST_CHECK enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool);
-/* Wipes groups whose time is over, some in a call; *bytes: how much. */
+MUST_CHECK enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool, uint64_t *bytes);
+/* Wipes groups whose time is over, some in a call; *bytes grows by how much. */
 MUST_CHECK enum status shares_expire(struct ks_txn *t, uint64_t utc_now, uint64_t *bytes);
 
 /* ---- the controller: km_control.c ---------------------------------------------------------------------------- */

@@ -204,8 +204,10 @@ static void expiry_done(enum status s, void *arg)
 		x->km->counters.bytes_voided += x->bytes;
 		log_info("%llu bytes of keys were not fetched in time and are voided", (unsigned long long)x->bytes);
 	}
-	if (s == ST_OK && x->shares > 0)
-		log_info("%llu bytes of shares are wiped: the others did not come in time", (unsigned long long)x->shares);
+	if (s == ST_OK && x->shares > 0) {
+		x->km->counters.bytes_voided += x->shares;
+		log_info("%llu bytes of shares are given up: the others did not come in time", (unsigned long long)x->shares);
+	}
 	free(x);
 }
 

@@ -405,7 +405,7 @@ static enum status opening_work(struct ks_txn *t, void *arg)
 	enum status s = retire_pool(t, &o->retire, &o->retired);
 
 	if (s == ST_OK && !id_is_zero(&o->retire))
-		s = shares_retire(t, &o->retire);
+		s = shares_retire(t, &o->retire, &o->retired);
 	if (s == ST_OK && !id_is_zero(&o->retire))
 		s = arrived_end(t, &o->retire, UINT64_MAX, false);
 	if (s == ST_OK)

@@ -434,13 +434,16 @@ enum status shares_settle(struct ks_txn *t, const struct id *ksa_pool, uint64_t 
 	return s;
 }
 
-enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool)
+enum status shares_retire(struct ks_txn *t, const struct id *ksa_pool, uint64_t *bytes)
 {
 	enum status s = ST_OK;
+	struct ks_pool staging;
 
 	for (uint32_t i = 0; i < KM_SHARES_MAX && s == ST_OK; i++) {
 		struct id pool = staging_pool(ksa_pool, i);
 
+		if (ks_pool_get(t, &pool, &staging) == ST_OK)
+			*bytes += staging.stock + staging.unready;
 		s = ks_pool_retire(t, &pool);
 		if (s == ST_NOT_FOUND || s == ST_KEY_GONE)
 			s = ST_OK;
