@@ -94,10 +94,10 @@ struct km_options {
 /* Everything in the options is copied, but for env, ks and wire. */
 MUST_CHECK enum status km_new(struct km **km, const struct km_options *o, struct err *e);
 
-/* Refuses what is waiting and what comes. Then the caller lets the store come to rest, and gives keys that were taken some
- * time to be answered for, ends the wire, which tells that calls out have failed, and lets the store come to rest
- * again: then nobody holds what is the core's, and it can be freed behind the store. Where that is cut short (the store drops what it has not reported) memory is lost,
- * nothing else. */
+/* Refuses what is waiting and what comes. Then the caller lets the store come to rest, and gives keys that were taken
+ * some time to be answered for, ends the wire, which tells that calls out have failed, and lets the store come to rest
+ * again: then nobody holds what is the core's, and it can be freed behind the store. Where that is cut short (the
+ * store drops what it has not reported) memory is lost, nothing else. */
 void km_stop(struct km *km);
 bool km_awaits_answers(const struct km *km); /* of destinations, about keys that were taken */
 void km_free(struct km *km);
