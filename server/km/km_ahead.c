@@ -19,14 +19,15 @@
 
 enum {
 	AHEAD_LEAST = 8,                        /* keys; for fewer it is not worth it */
-	AHEAD_BYTES = 32 * 1024,                /* for the same two, at most */
-	AHEAD_MOST = 1024,                      /* keys; however they lie, one message has room for them */
+	AHEAD_BYTES = 64 * 1024,                /* for the same two, at most */
+	AHEAD_MOST = 2048,                      /* keys */
+	DRAW_MOST = 1024,                       /* keys at once: however they lie, one message has room for them */
 	AHEAD_SHARE = 16,
 	AHEAD_LATELY_NS = 10 * 1000 * 1000,     /* at least; and AHEAD_HELD_NS at most */
 	AHEAD_HELD_NS = 100 * 1000 * 1000,      /* at least; and given up before twice that */
 	STOCK_SHARE = 16,
 };
-_Static_assert((int)AHEAD_MOST <= (int)KM_ASSIGNMENTS_MAX, "a request's keys are assigned with one message");
+_Static_assert((int)DRAW_MOST <= (int)KM_ASSIGNMENTS_MAX, "a request's keys are assigned with one message");
 
 /* Whom they are for. */
 struct ahead_key {
@@ -192,15 +193,16 @@ static uint32_t wanted(const struct ahead *a)
 static void draw(struct ahead *a, const struct km_key_request *m)
 {
 	struct ksa_pool *p = a->pool;
-	uint32_t most = wanted(a), there = a->ready_keys + a->coming;
+	uint32_t most = wanted(a), there = a->ready_keys + a->coming, count;
 	bool others_wait = p->waiting != NULL;
 	struct request *r;
 
 	if (most == 0 || there > most / 2 || !p->open || p->km->stopping || waits(a))
 		return;
-	if (!others_wait && (most - there) * a->key.key_len > ksa_pool_available(p) / STOCK_SHARE)
+	count = most - there < DRAW_MOST ? most - there : DRAW_MOST;
+	if (!others_wait && count * a->key.key_len > ksa_pool_available(p) / STOCK_SHARE)
 		return;
-	r = request_new(&own, p, most - there, (uint32_t)a->key.key_len);
+	r = request_new(&own, p, count, (uint32_t)a->key.key_len);
 	r->ahead = a;
 	r->source = a->key.source;
 	r->destination = a->key.destination;
