@@ -127,9 +127,14 @@ void handle_completion(struct km *km, const char *from, const void *message, km_
 
 /* ---- a node on the way, and the destination ----------------------------------------------------------------- */
 
+/* The most that relay.timeout can be set to. A source that says more is not believed: bytes are held, and answers
+ * awaited, so long. */
+static const uint64_t LASTS_MOST = 600 * NS_PER_S;
+
 struct arrival {
 	struct km *km;
 	struct km_relay *m;
+	uint64_t expires; /* within these bounds */
 	struct id link_pool;
 	bool there; /* the whole range, not only a share of it */
 	uint8_t tag[KM_TAG_LEN]; /* that it is verified by; not of one that came in shares */
@@ -196,6 +201,7 @@ static enum status keep_work(struct ks_txn *t, void *arg)
 	enum status s = relay_open(t, &a->link_pool, a->m, &text);
 
 	a->there = true;
+	a->m->expires = a->expires; /* the tag was over what it said */
 	if (s == ST_OK && a->m->shares > 1)
 		s = share_keep(t, a->m, &text, &a->there);
 	else if (s == ST_OK)
@@ -273,7 +279,7 @@ static void pass_on(struct arrival *a, struct link *in)
 		                     .destination = m->destination,
 		                     .relayer = m->relayer,
 		                     .ksa_offset = m->ksa_offset,
-		                     .expires = m->expires,
+		                     .expires = a->expires,
 		                     .len = m->len,
 		                     .relay_case = m->relay_case,
 		                     .group = m->group,
@@ -323,6 +329,9 @@ void handle_relay(struct km *km, const char *from, const void *message, km_reply
 	a = xcalloc(1, sizeof *a);
 	a->km = km;
 	a->m = relay_copy(m);
+	a->expires = env_utc(km->env) + LASTS_MOST;
+	if (a->expires > m->expires)
+		a->expires = m->expires;
 	a->link_pool = *link_pool_in(in);
 	a->reply = reply;
 	a->arg = arg;

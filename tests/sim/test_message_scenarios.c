@@ -547,6 +547,47 @@ static void a_relay_that_is_not_what_it_says(void **state)
 	end(s);
 }
 
+static enum sim_fate note_expiry(struct sim *s, enum km_message m, const char *from, const char *to, const void *message,
+                                 void *arg)
+{
+	(void)s;
+	(void)to;
+	if (m == KM_RELAY && strcmp(from, "km001") == 0)
+		*(uint64_t *)arg = ((const struct km_relay *)message)->expires;
+	return FATE_DICE;
+}
+
+/* A relay and a share that are said to have time for ever: nobody waits for the one so long, nor holds the other. */
+static void a_relay_does_not_last_for_ever(void **state)
+{
+	struct sim *s = network(3, SIM_LINE, SIM_CENTRALIZED, on_demand);
+	const char *nodes[] = { "km000", "km001", "km002" };
+	struct sealed relay = { .m = { .source = "km000", .destination = "km002", .relayer = "km000", .relay_case = 2,
+		                       .shares = 1, .route = { 3, nodes }, .expires = UINT64_MAX, .link = "km000-km001" } };
+	const struct km_counters *c = km_counters(sim_core(sim_node(s, 2)));
+	struct sealed share;
+	uint64_t expires = 0;
+
+	(void)state;
+	relay.m.ksa_pool = ksa_pool_to(sim_core(sim_node(s, 0)), "km002")->id;
+	relay.m.ksa_offset = 1 << 20;
+	share = relay;
+	share.m.link = "km001-km002";
+	share.m.shares = 2;
+	share.m.ksa_offset = 2 << 20;
+	sim_set_hook(s, note_expiry, &expires);
+	assert_int_equal(say_sealed(s, 0, 1, &relay), ST_OK);
+	assert_in_range(expires, 1, UINT64_MAX / 2);
+	sim_set_hook(s, NULL, NULL);
+	assert_int_equal(say_sealed(s, 1, 2, &share), ST_OK);
+	for (unsigned l = 0; l < sim_link_count(s); l++)
+		sim_link_down(s, l, true);
+	assert_int_equal(c->bytes_voided, 0);
+	sim_run(s, 605 * NS_PER_S);
+	assert_int_equal(c->bytes_voided, sizeof share.bytes);
+	sim_free(s);
+}
+
 struct intercepted {
 	bool there;
 	struct id relay, ksa_pool;
@@ -745,6 +786,7 @@ int main(void)
 		cmocka_unit_test(only_its_source_speaks_of_a_pool),
 		cmocka_unit_test(only_its_other_end_speaks_of_a_link),
 		cmocka_unit_test(a_relay_that_is_not_what_it_says),
+		cmocka_unit_test(a_relay_does_not_last_for_ever),
 		cmocka_unit_test(other_bytes_are_handed_on),
 		cmocka_unit_test(only_its_destination_completes_a_relay),
 		cmocka_unit_test(a_reservation_over_no_neighbour),
