@@ -202,7 +202,8 @@ static void timer_fired(void *arg)
 {
 	struct fill *f = arg;
 
-	f->again(f);
+	if (!f->pool->km->stopping)
+		f->again(f);
 }
 
 void fill_later(struct fill *f, uint64_t after, void (*again)(struct fill *f))

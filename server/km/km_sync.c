@@ -395,6 +395,8 @@ static void look_for_blocks(void *arg)
 	uint64_t end = l->seen;
 	uint32_t wanted;
 
+	if (l->km->stopping)
+		return;
 	if (!l->open) {
 		if (l->km->wire->peer_is_up(l->km->wire_ctx, l->peer))
 			link_peer_up(l, true);

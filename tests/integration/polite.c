@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "qkdn.h"
 
@@ -39,8 +40,10 @@ static void *ask(void *arg)
 	struct qkdn_keys *keys;
 
 	while (now() < end) {
-		if (qkdn_get_keys(*client, &r, &keys, &error) != QKDN_OK)
-			errx(1, "%s", error.text);
+		if (qkdn_get_keys(*client, &r, &keys, &error) != QKDN_OK) {
+			warnx("%s", error.text);
+			_exit(1); /* exit would take OpenSSL's memory from under the other threads */
+		}
 		qkdn_keys_free(keys);
 		got++;
 	}
